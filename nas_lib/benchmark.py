@@ -1,0 +1,101 @@
+"""Ground truth: what every architecture of a space reaches when it is trained from scratch.
+
+A table is a netCDF file with one row per distinct network; ``load`` spreads it over all architectures.
+The embedded table ``digits`` ships with the package and is checked by its SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from nas_lib.results import ResultError, read, write
+from nas_lib.spaces import NB201, Space
+
+FOLDER = Path(__file__).parent / "embedded"
+
+
+class BenchmarkError(ValueError):
+    """A truth table is missing, damaged or unknown; the message names the remedy."""
+
+
+@lru_cache
+def load(name: str = "digits") -> xr.Dataset:
+    """The truth table ``name``, one row per architecture in benchmark order.
+
+    Variables: ``test``, ``valid`` (arch, train_seed) top-1 accuracy in percent; ``params``, ``flops`` (arch):
+    weights and multiply-accumulates for one image; ``seconds`` (arch): one training. Raises BenchmarkError.
+    """
+    file = FOLDER / f"{name}.nc"
+    if not file.is_file():
+        known = sorted(f.stem for f in FOLDER.glob("*.nc"))
+        raise BenchmarkError(f"no truth table {name!r}; there is {known}")
+    expected = (FOLDER / f"{name}.sha256").read_text().split()[0]
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if found != expected:
+        raise BenchmarkError(f"{file} is damaged (SHA-256 {found[:12]}..., expected {expected[:12]}...): "
+                             f"restore it with `git checkout -- nas_lib/embedded`")
+    return spread(read(file))
+
+
+def spread(table: xr.Dataset) -> xr.Dataset:
+    """One row per architecture from one row per distinct network (``row(arch)`` says which)."""
+    rows = table.drop_vars("row").isel(network=table["row"].astype(int).rename(arch="network"))
+    return rows.drop_vars("network").rename(network="arch").assign_coords(arch=NB201.strings)
+
+
+def truth(name: str = "digits", split: str = "test") -> xr.DataArray:
+    """Mean accuracy over the training seeds in percent, ``(arch)``. ``split``: "test" or "valid"."""
+    table = load(name)
+    if split not in ("test", "valid"):
+        raise BenchmarkError(f"unknown split {split!r}: test or valid")
+    return table[split].mean("train_seed").rename("truth").assign_coords(dataset=name)
+
+
+def counts(space: Space, archs, channels: int, cells: int, classes: int, shape) -> tuple[np.ndarray, np.ndarray]:
+    """Parameters and multiply-accumulates per image of stand-alone networks, two ``[arch]``.
+
+    ``shape`` (C, H, W) of an image. Only live edges count; batch norm has two parameters per channel.
+    """
+    live = space.live(archs)
+    ops = np.array([space.ops.index(o) if o in space.ops else -1 for o in ("nor_conv_1x1", "nor_conv_3x3")])
+    number = [((np.asarray(archs) == o) & live).sum(-1) for o in ops]
+    width, side = channels, shape[1]
+    params = shape[0] * 9 * width + 2 * width
+    flops = shape[0] * 9 * width * side**2
+    for stage in range(3):
+        if stage:
+            side, old, width = -(-side // 2), width, 2 * width
+            block = 9 * old * width + 9 * width**2 + old * width
+            params, flops = params + block + 4 * width, flops + block * side**2
+        for n, taps in zip(number, (1, 9), strict=True):
+            params = params + cells * n * (taps * width**2 + 2 * width)
+            flops = flops + cells * n * taps * width**2 * side**2
+    return params + 2 * width + (width + 1) * classes, flops + width * classes
+
+
+def assemble(shards: list[Path], out: Path, **attrs) -> xr.Dataset:
+    """Join the shards of a truth campaign into one table, and write it with its checksum beside it.
+
+    A shard holds ``test``, ``valid``, ``seconds`` over (network, train_seed), network being the index of the
+    first architecture of its class. Raises BenchmarkError naming what is missing.
+    """
+    table = xr.combine_by_coords([read(s) for s in shards], combine_attrs="drop_conflicts")
+    first = NB201.classes("function")
+    missing = np.setdiff1d(first, table["network"].values)
+    if len(missing) or bool(table["test"].isnull().any()):
+        raise BenchmarkError(f"the shards leave out {len(missing)} networks, or some of their seeds: "
+                             "run the rest of the campaign first")
+    row = np.searchsorted(table["network"].values, first).astype(np.int16)
+    table = table.sortby("network").assign(row=("arch", row)).assign_attrs(attrs)
+    write(table, out)
+    Path(out).with_suffix(".sha256").write_text(
+        f"{hashlib.sha256(Path(out).read_bytes()).hexdigest()}  {Path(out).name}\n")
+    return table
+
+
+__all__ = ["BenchmarkError", "ResultError", "assemble", "counts", "load", "spread", "truth"]

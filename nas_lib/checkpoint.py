@@ -1,0 +1,48 @@
+"""States on disk: tensors and plain values only, written to the end or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+
+
+class CheckpointError(OSError):
+    """A state could not be written or read; the message names the remedy."""
+
+
+def save(path: Path, state: dict) -> None:
+    """Write ``state`` to ``path`` under a temporary name, flush it to disk, then rename it.
+
+    Raises CheckpointError, leaving any earlier file as it was, if the folder cannot be written or
+    the disk is full.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise CheckpointError(f"cannot write {path} ({error}): free some space or choose a folder "
+                              f"that can be written; what was stored before is untouched") from error
+
+
+def load(path: Path, device="cpu") -> dict:
+    """Read a state that ``save`` wrote: weights-only, so no code in the file can run.
+
+    Raises CheckpointError if the file is missing, cut or not such a state.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"cannot read {path} ({type(error).__name__}: {error}): delete it, and "
+                              f"the run starts again from what else is stored") from error

@@ -1,0 +1,247 @@
+"""Figures: a Dataset in, an Altair chart out, one function per figure.
+
+Means run over ``seed``; bands and whiskers are population standard deviations, and n stands in the
+subtitle. Accuracies and errors in percent. Every chart carries a description for screen readers.
+"""
+
+from __future__ import annotations
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from nas_lib import marks
+from nas_lib.marks import banded, grid, heat, n_text, spread, tidy, tips
+from nas_lib.metrics import spearman
+from nas_lib.spaces import NB201
+
+
+def curves(evaluation: xr.Dataset, stage1: list[str] | None = None) -> alt.HConcatChart:
+    """Stage 1 alone: do scores and laws find the best architectures, against what counts as best.
+
+    ``evaluation(stage1, seed, threshold)`` with ``top_identification``, ``sampling_mass``, ``random`` and the
+    coordinate ``error(threshold)``; ``stage1`` picks and orders methods. The right panel drops the laws that
+    lie on the baseline: a uniform sampler has nothing to show.
+    """
+    data = tidy(evaluation)
+    data = data.sel(stage1=stage1) if stage1 else data
+    names = data.stage1.values.tolist()
+    lawful = (abs(data.sampling_mass - data.random) > 1e-3).any(("seed", "threshold"))
+    left = _curves(data.top_identification, data.random, names, "top-architecture-identification rate")
+    mass = data.sampling_mass[{"stage1": lawful.values}]
+    right = _curves(mass, data.random, names, "sampling-probability mass")
+    return alt.hconcat(
+        left.properties(title="Found by shared-weight accuracy"),
+        right.properties(title="Found by sampling"), spacing=30).properties(
+        title=alt.Title("Do the best architectures surface?", subtitle="mean and ± population std over "
+                        f"{n_text(data.top_identification.count('seed'))}; dotted: random choice"),
+        description="Top-architecture-identification rate and sampling-probability mass against the "
+                    f"test-error threshold, for {', '.join(names)} and random choice.")
+
+
+def _curves(values, random, names, axis):
+    x = alt.X("error:Q", title="test-error threshold (%, log scale)",
+              axis=alt.Axis(tickCount=6, grid=False), scale=alt.Scale(type="log", nice=False))
+    band, line = banded(spread(values), names, x, axis)
+    chance = random.to_dataset(name="mean").to_dataframe().reset_index().round(5)
+    dotted = alt.Chart(chance).mark_line(strokeDash=marks.DOT, color=marks.GREY).encode(
+        x=x, y="mean:Q", tooltip=tips("error.2f=error (%)", "mean.3f=random choice"))
+    return alt.layer(band, dotted, line).properties(width=290, height=260)
+
+
+def reliance_bars(reliance: xr.DataArray) -> alt.LayerChart:
+    """Stage 2 alone: gain in test accuracy from a better law or from trained weights.
+
+    ``reliance(difference, stage2, seed)`` in points.
+    """
+    data = tidy(reliance)
+    keys = [k for k in marks.DIFFERENCES if k in data.difference.values]
+    labels, colours, shapes = zip(*(marks.DIFFERENCES[k] for k in keys), strict=True)
+    table = spread(data)
+    seeds = data.to_dataset(name="gain").to_dataframe().reset_index().dropna().round(4)
+    for t in (table, seeds):
+        t["pair"] = t["difference"].map(dict(zip(keys, labels, strict=True)))
+    at = {"x": alt.X("stage2:N", title="Stage 2", axis=alt.Axis(labelAngle=0),
+                     sort=data.stage2.values.tolist()),
+          "xOffset": alt.XOffset("pair:N", scale=alt.Scale(domain=labels, paddingInner=0.15))}
+    legend = alt.Legend(orient="bottom", columns=2, labelLimit=0, symbolOpacity=1, symbolStrokeWidth=0)
+    title = "gain from a better …"  # colour and shape say the same, so they share one legend
+    base = alt.Chart(table).encode(**at)
+    bars = base.mark_bar(cornerRadius=1.5).encode(
+        y=alt.Y("mean:Q", title="gain in test accuracy (points)"),
+        color=alt.Color("pair:N", title=title, legend=legend, scale=alt.Scale(domain=labels, range=colours)),
+        tooltip=tips("stage2", "difference", "mean.2f", "std.2f", "n"))
+    whiskers = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
+    singles = alt.Chart(seeds).mark_point(size=28, strokeWidth=1.2, color="#7d848e").encode(
+        **at, y="gain:Q", tooltip=tips("stage2", "difference", "seed", "gain.2f"),
+        shape=alt.Shape("pair:N", title=title, legend=legend, scale=alt.Scale(domain=labels, range=shapes)))
+    zero = alt.Chart(pd.DataFrame({"y": [0]})).mark_rule().encode(y="y:Q")
+    return alt.layer(bars, zero, whiskers, singles).properties(
+        width=620, height=300,
+        title=alt.Title("What does a selection method live on?", subtitle="bars: mean; whiskers: "
+                        f"± population std; marks: single seeds; {n_text(table['n'])}"),
+        description="Gain in test accuracy from an informed law and from trained weights, for the Stage-2 "
+                    f"methods {', '.join(data.stage2.values.tolist())}.")
+
+
+def score_vs_truth(score: xr.DataArray, truth: xr.DataArray, bins: int = 30) -> alt.FacetChart:
+    """Shared-weight accuracy against true accuracy of every architecture, counted on a grid.
+
+    ``score(stage1, [seed,] arch)``, ``truth(arch)``. The lowest 3 % of the truth share the first
+    column: a few cells that cannot learn would squeeze the rest. Counts add up the seeds.
+    """
+    score, truth = tidy(score if "stage1" in score.dims else score.expand_dims("stage1")), tidy(truth)
+    score = (score if "seed" in score.dims else score.expand_dims("seed")).transpose("stage1", "seed", "arch")
+    rho = spearman(score, truth).mean("seed")
+    x = np.maximum(truth, truth.quantile(0.03, "arch")).values
+    parts = {}
+    for name in score.stage1.values:
+        y = score.sel(stage1=name).values
+        label = f"{name} · ρ = {float(rho.sel(stage1=name).round(2)) + 0.0:.2f}"  # no "-0.00"
+        parts[label] = grid(np.broadcast_to(x, y.shape), y, bins)
+    table = pd.concat(parts, names=["panel"]).reset_index()
+    counts = n_text(score.notnull().any("arch").sum("seed"))
+    return heat(table, "true test accuracy (%)", "shared-weight accuracy (%)", 185, 165).facet(
+        facet=alt.Facet("panel:N", title=None, sort=list(parts)), columns=3, spacing=22).resolve_scale(
+        y="independent").properties(
+        title=alt.Title("Does shared-weight accuracy predict true accuracy?",
+                        subtitle=f"colour: architectures, all seeds; ρ: mean Spearman correlation, {counts}"),
+        description=f"Heat maps of shared-weight against true accuracy. {'; '.join(parts)}.")
+
+
+def accuracy_distribution(truth: xr.DataArray, step: float = 1.0) -> alt.LayerChart:
+    """Histogram of the true test accuracies ``truth(arch)`` in bins of ``step`` points, and their median."""
+    values = tidy(truth).values
+    edges = np.arange(np.floor(values.min()), values.max() + step, step)
+    count, _ = np.histogram(values, edges)
+    table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "count": count}).query("count > 0")
+    bars = alt.Chart(table).mark_bar(color=marks.BLUE, binSpacing=1).encode(
+        x=alt.X("low:Q", title="test accuracy (%)", bin="binned", axis=alt.Axis(tickCount=10, grid=False)),
+        x2="high",
+        y=alt.Y("count:Q", title="architectures", scale=alt.Scale(type="symlog", constant=10),
+                axis=alt.Axis(values=[0, 10, 30, 100, 300, 1000, 3000, 10000])),
+        tooltip=tips("low.1f=from (%)", "high.1f=to (%)", "count.0f=architectures"))
+    median = float(np.median(values))
+    rule = alt.Chart(pd.DataFrame({"x": [median]})).mark_rule(strokeDash=marks.DASH).encode(x="x:Q")
+    return alt.layer(bars, rule).properties(
+        width=620, height=220,
+        title=alt.Title("How good are the architectures?",
+                        subtitle=f"{len(values):,} architectures; dashed: median {median:.1f} %"),
+        description=f"Histogram of the true test accuracy of {len(values)} architectures, "
+                    f"median {median:.1f} percent.")
+
+
+def seed_agreement(bench: xr.Dataset, bins: int = 40) -> alt.Chart:
+    """Mean test accuracy over half of the training seeds against the other half.
+
+    ``bench.test(arch, train_seed)``; give one architecture of each kind, or copies count as agreement.
+    """
+    test = tidy(bench.test)
+    half = test.sizes["train_seed"] // 2
+    a, b = (test.isel(train_seed=s).mean("train_seed") for s in (slice(half), slice(half, None)))
+    floor = np.quantile(np.minimum(a, b), 0.03)
+    what = (f"{test.sizes['arch']:,} architectures, {half} seeds against {test.sizes['train_seed'] - half}, "
+            f"Spearman {float(spearman(a, b)):.3f}")
+    table = grid(np.maximum(a, floor), np.maximum(b, floor), bins)
+    chart = heat(table, "first seeds: test accuracy (%)", "other seeds: test accuracy (%)", 340, 300)
+    return chart.properties(
+        title=alt.Title("Do training seeds agree?",
+                        subtitle=[what, "the lowest 3 % share the first row and column"]),
+        description=f"Half-split agreement of training seeds: {what}.")
+
+
+def training(history: xr.Dataset) -> alt.HConcatChart:
+    """Loss and accuracies over epochs: ``train_loss``, ``train_accuracy``, ``valid_accuracy``
+    ``([stage1,] [seed,] epoch)``."""
+    history = tidy(history if "stage1" in history.dims else history.expand_dims("stage1"))
+    trained = history.train_loss.notnull().any([d for d in history.train_loss.dims if d != "stage1"])
+    history = history.isel(stage1=trained.values)
+    history = history.assign_coords(epoch=np.arange(1, history.sizes["epoch"] + 1))
+    names = [str(n) for n in history.stage1.values]
+    panels = []
+    for var, axis in {"train_loss": "training loss (nats)", "train_accuracy": "training accuracy (%)",
+                      "valid_accuracy": "validation accuracy (%)"}.items():
+        x = alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, grid=False), scale=alt.Scale(zero=False))
+        band, line = banded(spread(history[var]), names, x, axis, zero=False)
+        panels.append(alt.layer(band, line).properties(width=175, height=180))
+    counts = n_text(history.train_loss.count("seed") if "seed" in history.dims else 1)
+    return alt.hconcat(*panels, spacing=22).properties(
+        title=alt.Title("Training", subtitle=f"mean and ± population std over {counts}"),
+        description=f"Loss and accuracies over epochs of {', '.join(names)}.")
+
+
+def law(probs: xr.DataArray) -> alt.FacetChart:
+    """Heat map of the law handed over: mean over seeds of ``probs([stage1,] [seed,] edge, op)``.
+
+    Methods with a uniform law are left out, unless there are no others.
+    """
+    probs = tidy(probs if "stage1" in probs.dims else probs.expand_dims("stage1"))
+    tilted = (abs(probs - 1 / probs.sizes["op"]) > 0.01).any([d for d in probs.dims if d != "stage1"])
+    probs = probs.isel(stage1=tilted.values) if tilted.any() else probs
+    table = spread(probs)
+    base = alt.Chart(table).encode(
+        x=alt.X("op:N", title="operation", sort=probs.op.values.tolist(), axis=alt.Axis(labelAngle=-40)),
+        y=alt.Y("edge:N", title="edge (target ← source)", sort=probs.edge.values.tolist(),
+                axis=alt.Axis(labelExpr="replace(datum.label, '<-', ' ← ')")))
+    tiles = base.mark_rect(stroke="white", strokeOpacity=0.25).encode(
+        color=alt.Color("mean:Q", title="probability", scale=alt.Scale(scheme="viridis", domain=[0, 1])),
+        tooltip=tips("stage1", "edge", "op", "mean.3f", "std.3f", "n"))
+    words = base.mark_text(fontSize=10).encode(
+        text=alt.Text("mean:Q", format=".2f"),
+        color=alt.condition("datum.mean > 0.6", alt.value("#1a1a1a"), alt.value("white")))
+    return alt.layer(tiles, words).properties(width=185, height=165).facet(
+        facet=alt.Facet("stage1:N", title=None, sort=probs.stage1.values.tolist()), columns=3).properties(
+        title=alt.Title("Which operation, edge by edge?",
+                        subtitle=f"mean probability over {n_text(table['n'])}"),
+        description="Probability of each operation on each edge under the law that Stage 1 hands over.")
+
+
+def cell(arch: str, title: str = "") -> alt.LayerChart:
+    """One cell as a graph, data flowing from left to right.
+
+    An edge is coloured and dashed by its operation, faint where nothing passes from input to output,
+    absent for ``none``. Raises ValueError if ``arch`` is no cell.
+    """
+    ops = NB201.parse(arch)
+    on = np.where(NB201.live(ops), 1.0, 0.25)
+    arcs = [_arc(source, target, NB201.ops[op], strength)
+            for (target, source), op, strength in zip(NB201.edges, ops, on, strict=True)]
+    path = pd.concat(arcs).query("op != 'none'")
+    at = {"x": alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-0.2, 3.2])),
+          "y": alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[-0.85, 1.3]))}
+    colours, dashes = zip(*marks.OPS.values(), strict=True)
+    base = alt.Chart(path).encode(
+        **at, opacity=alt.Opacity("strength:Q", scale=None), tooltip=tips("edge", "op"),
+        color=alt.Color("op:N", title=None, scale=alt.Scale(domain=list(marks.OPS), range=colours),
+                        legend=alt.Legend(orient="bottom", symbolSize=250, symbolOpacity=1)))
+    lines = base.mark_line(strokeWidth=2.5).encode(detail="edge:N", order="step:O", strokeDash=alt.StrokeDash(
+        "op:N", title=None, scale=alt.Scale(domain=list(marks.OPS), range=dashes)))
+    heads = base.transform_filter("datum.step == 14").mark_point(
+        shape="triangle-right", filled=True, size=90).encode(angle=alt.Angle("turn:Q", scale=None))
+    nodes = alt.Chart(pd.DataFrame({"x": range(4), "y": 0, "name": ["in", "1", "2", "out"]})).encode(**at)
+    names = nodes.mark_text(color="white", fontSize=11).encode(text="name:N")
+    discs = nodes.mark_circle(size=620, color="#5a6270", opacity=1)
+    return alt.layer(lines, heads, discs, names).properties(
+        width=230, height=150, title=alt.Title(title, fontSize=11),
+        description=f"Cell {arch}. {title}".strip())
+
+
+def best_cells(truth: xr.DataArray, count: int = 6) -> alt.ConcatChart:
+    """The ``count`` best cells of ``truth(arch)``, drawn, best first."""
+    best = tidy(truth)
+    best = best.sortby(best, ascending=False)[:count]
+    drawn = [cell(str(a), f"{v:.2f} %") for a, v in zip(best.arch.values, best.values, strict=True)]
+    return alt.concat(*drawn, columns=3, spacing=14).properties(
+        description=f"The {count} best cells, from {best.values[0]:.2f} to {best.values[-1]:.2f} percent.")
+
+
+def _arc(source, target, op, strength, steps=25):
+    """Points of an edge between two nodes on a line; the six arcs are laid out so that no two cross."""
+    t = np.linspace(0, 1, steps)
+    height = {(0, 2): 0.55, (1, 3): -0.65, (0, 3): 1.15}.get((source, target), 0.0)
+    x, y = source + (target - source) * t, height * np.sin(np.pi * t)
+    # Direction in pixels (230 x 150 for a domain of 3.4 x 2.15), clockwise because screens count y down.
+    turn = np.degrees(np.arctan2(-np.gradient(y) * 150 / 2.15, np.gradient(x) * 230 / 3.4))
+    return pd.DataFrame({"x": x, "y": y, "turn": turn, "step": range(steps), "op": op,
+                         "strength": strength, "edge": f"{target} ← {source}"}).round(3)

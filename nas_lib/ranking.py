@@ -1,0 +1,251 @@
+"""Accuracy of many architectures under shared weights, on the same images, under a named rule for
+batch norm.
+
+Architectures are evaluated together, block by block. Inside a block every distinct intermediate
+result is computed once: a node's value is known by its incoming (operation, input value) pairs, so
+cells that begin alike share that beginning, and all share the stem. Architectures that are the
+same network under shared weights (``Space.classes("weights")``) are evaluated once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import xarray as xr
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from nas_lib.checkpoint import load, save
+from nas_lib.ops import Reduction, ReLUConvBN
+from nas_lib.supernet import Cell, Supernet
+
+BN_RULES = ("running", "batch", "recalibrate")
+
+
+class Norm:
+    """Batch norm of ``u`` networks' feature maps at once, each with its own statistics.
+
+    ``running``: the layer's stored statistics, the same for all (what the published code does).
+    ``batch``: each network's mean and biased variance over the images at hand.
+    ``collect``: as ``batch``, keeping the average over passes of mean and unbiased variance.
+    ``stored``: those averages, layer by layer in the order of the calls.
+    """
+
+    def __init__(self, rule: str):
+        self.rule, self.kept, self.calls, self.passes = rule, [], 0, 0
+
+    def start(self):
+        """Begin a forward pass over one batch."""
+        self.calls, self.passes = 0, self.passes + 1
+
+    def __call__(self, bn: nn.BatchNorm2d, rows: Tensor) -> Tensor:
+        """Normalise ``rows [u, B*H*W, C]``."""
+        if self.rule == "running":
+            mean, var = bn.running_mean, bn.running_var
+        elif self.rule == "stored":
+            mean, var = self.kept[self.calls]
+        else:
+            var, mean = torch.var_mean(rows, 1, correction=0, keepdim=True)  # u, 1, C
+            if self.rule == "collect":
+                self._keep(mean, var * (rows.shape[1] / max(rows.shape[1] - 1, 1)))
+        self.calls += 1
+        scale = torch.rsqrt(var + bn.eps)
+        shift = -mean * scale
+        if bn.affine:
+            scale, shift = scale * bn.weight, shift * bn.weight + bn.bias
+        return torch.addcmul(shift, rows, scale)
+
+    def _keep(self, mean, var):
+        if self.passes == 1:
+            self.kept.append((mean, var))
+        else:
+            m, v = self.kept[self.calls]
+            self.kept[self.calls] = (m + (mean - m) / self.passes, v + (var - v) / self.passes)
+
+
+def _apply(module: nn.Module, x: Tensor) -> Tensor:
+    """A convolution or pooling on values ``x [u, B, H, W, C]``, kept with channels last."""
+    y = module(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return y.contiguous().unflatten(0, x.shape[:2])
+
+
+def _normalise(bn: nn.BatchNorm2d, x: Tensor, norm: Norm) -> Tensor:
+    return norm(bn, x.flatten(1, 3)).view(x.shape)
+
+
+def _relu_conv_bn(module: ReLUConvBN, x: Tensor, norm: Norm) -> Tensor:
+    relu, conv, bn = module.op
+    return _normalise(bn, _apply(conv, relu(x)), norm)
+
+
+def _term(op: nn.Module, source: Tensor, rows: np.ndarray, norm: Norm) -> Tensor:
+    """One operation on the input values numbered ``rows``."""
+    x = source if len(rows) == len(source) else source[_index(rows, source)]
+    if isinstance(op, nn.Identity):
+        return x
+    return _relu_conv_bn(op, x, norm) if isinstance(op, ReLUConvBN) else _apply(op, x)
+
+
+def _index(rows: np.ndarray, like: Tensor) -> Tensor:
+    return torch.as_tensor(rows, dtype=torch.int64, device=like.device)
+
+
+def _cell(cell: Cell, x: Tensor, owner: np.ndarray, archs: np.ndarray, norm: Norm):
+    """Outputs of a cell for ``archs [arch, edge]``, whose dead edges hold ``none``.
+
+    ``x [u, B, H, W, C]`` are the distinct inputs and ``owner [arch]`` says whose is whose, -1
+    standing for zero. Returns the distinct outputs and their owners.
+    """
+    space = cell.space
+    zero = _zero(space)
+    values, owners, modules = [x], [owner], list(cell.edges.values())
+    for node in range(1, space.nodes):
+        incoming = [(e, s) for e, (t, s) in enumerate(space.edges) if t == node]
+        width = max(len(v) for v in values) + 1
+        terms = np.stack([np.where((archs[:, e] == zero) | (owners[s] < 0), -1,
+                                   archs[:, e].astype(np.int64) * width + owners[s])
+                          for e, s in incoming], 1)                  # arch, incoming edge
+        sums, inverse = np.unique(terms, axis=0, return_inverse=True)
+        empty = (sums < 0).all(1)
+        number = np.where(empty, -1, np.cumsum(~empty) - 1)
+        sums = sums[~empty]
+        total = x.new_zeros((len(sums),) + x.shape[1:])
+        for column, (e, s) in enumerate(incoming):
+            for o, op in enumerate(modules[e]):
+                code = sums[:, column]
+                rows = np.flatnonzero((code >= 0) & (code // width == o))
+                if len(rows):
+                    used, back = np.unique(code[rows] % width, return_inverse=True)
+                    y = _term(op, values[s], used, norm)
+                    total.index_add_(0, _index(rows, x), y[_index(back, x)])
+        owner = number[inverse.reshape(-1)]
+        if norm.rule == "running":
+            total, owner = _with_zero(total, owner)
+        values.append(total)
+        owners.append(owner)
+    return values[-1], owners[-1]
+
+
+def _zero(space) -> int:
+    return space.ops.index("none") if "none" in space.ops else -1
+
+
+def _with_zero(values: Tensor, owner: np.ndarray):
+    """Values in which zero is a row like any other, for those owners that had none."""
+    if not (owner < 0).any():
+        return values, owner
+    row = values.new_zeros((1,) + values.shape[1:])
+    return torch.cat([values, row]), np.where(owner < 0, len(values), owner)
+
+
+def _relevant(space, archs: np.ndarray, rule: str) -> np.ndarray:
+    """``archs`` with ``none`` on the edges that cannot matter under a batch-norm rule.
+
+    Edges that do not reach the output never matter. Edges that nothing feeds carry zeros, which a
+    convolution and its own statistics leave zero; stored statistics of the mixture (``running``) do
+    not: ``(0 - mean) / std`` is some other constant.
+    """
+    return np.where(space.live(archs, fed=rule != "running"), archs, max(_zero(space), 0))
+
+
+def representatives(space, rule: str) -> tuple[np.ndarray, np.ndarray]:
+    """Architectures that must be evaluated under ``rule``, and for every architecture whose score it has.
+
+    ``members [m]`` are benchmark indices, neighbours beginning alike; ``first [arch]`` points to a member.
+    """
+    masked = _relevant(space, space.archs, rule)
+    if rule == "running":
+        _, lead, inverse = np.unique(masked, axis=0, return_index=True, return_inverse=True)
+        first = lead[inverse.reshape(-1)]
+    else:
+        first = space.classes("weights")
+    members = np.unique(first)
+    return members[np.lexsort(masked[members].T[::-1])], first
+
+
+@torch.no_grad()
+def logits(net: Supernet, archs: np.ndarray, images: Tensor, norm: Norm) -> Tensor:
+    """Logits ``[arch, B, classes]`` of ``archs [arch, edge]`` on one batch of images."""
+    norm.start()
+    archs = _relevant(net.space, archs, norm.rule)
+    owner = np.zeros(len(archs), dtype=np.int64)
+    conv, bn = net.stem
+    x = images.permute(0, 2, 3, 1).contiguous()[None]                    # 1, B, H, W, C
+    x = _normalise(bn, _apply(conv, x), norm)
+    for cell in net.cells:
+        if isinstance(cell, Reduction):
+            y = _relu_conv_bn(cell.conv_b, _relu_conv_bn(cell.conv_a, x, norm), norm)
+            pool, conv = cell.downsample
+            x = y + _apply(conv, _apply(pool, x))
+        else:
+            x, owner = _cell(cell, x, owner, archs, norm)
+            x, owner = _with_zero(x, owner)                              # cells without any path
+    bn, relu = net.lastact
+    features = relu(_normalise(bn, x, norm)).mean((2, 3))                 # u, B, C
+    return net.classifier(features)[_index(owner, x)]
+
+
+@torch.no_grad()
+def accuracy(net: Supernet, archs, images: Tensor, labels: Tensor, bn="batch", batch=256,
+             calibration: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Top-1 accuracy in percent and mean cross-entropy of ``archs [arch, edge]``: two ``[arch]``.
+
+    All architectures see the same ``images [n, C, H, W]`` in the same batches. ``bn`` is one of
+    ``running`` (statistics stored in training, shared by all: chance for most single-path cells,
+    defect D1), ``batch`` (each architecture's own, over each evaluation batch), ``recalibrate``
+    (each architecture's own, averaged over the batches of the ``calibration`` images).
+    Raises ValueError for another rule.
+    """
+    if bn not in BN_RULES:
+        raise ValueError(f"unknown batch-norm rule {bn!r}: {', '.join(BN_RULES)}")
+    archs = np.atleast_2d(archs)
+    norm = Norm(bn)
+    if bn == "recalibrate":
+        if calibration is None:
+            raise ValueError("bn='recalibrate' needs calibration images")
+        norm = Norm("collect")
+        for part in calibration.split(batch):
+            logits(net, archs, part, norm)
+        norm.rule = "stored"
+    right, loss = np.zeros(len(archs)), np.zeros(len(archs))
+    for x, y in zip(images.split(batch), labels.split(batch), strict=True):
+        out = logits(net, archs, x, norm)
+        right += (out.argmax(-1) == y).sum(1).cpu().numpy()
+        loss += F.cross_entropy(out.flatten(0, 1), y.repeat(len(archs)), reduction="none").view(
+            len(archs), -1).double().sum(1).cpu().numpy()
+    return 100 * right / len(images), loss / len(images)
+
+
+def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, block=128,
+         calibration: Tensor | None = None, folder: Path | None = None, progress=True) -> xr.Dataset:
+    """Accuracy and loss of every architecture of the space: ``score(arch)``, ``rank_loss(arch)``.
+
+    Arguments as in ``accuracy``; ``block`` architectures are evaluated together. With ``folder``
+    the scores are written there as they come, and a stopped ranking goes on where it was.
+    """
+    space = net.space
+    members, first = representatives(space, bn)
+    score, loss = np.full(len(space), np.nan), np.full(len(space), np.nan)
+    part = None if folder is None else Path(folder) / "ranking.pt"
+    done = 0
+    if part is not None and part.exists():
+        state = load(part)
+        done, score, loss = state["done"], state["score"].numpy(), state["loss"].numpy()
+    bar = tqdm(total=len(members), initial=done, desc=f"rank ({bn})", unit="cell",
+               disable=not progress)
+    for start in range(done, len(members), block):
+        ids = members[start:start + block]
+        score[ids], loss[ids] = accuracy(net, space.archs[ids], images, labels, bn, batch, calibration)
+        bar.update(len(ids))
+        if part is not None:
+            save(part, {"done": start + len(ids), "score": torch.from_numpy(score),
+                        "loss": torch.from_numpy(loss)})
+    bar.close()
+    return xr.Dataset(
+        {"score": ("arch", score[first].astype(np.float32)),
+         "rank_loss": ("arch", loss[first].astype(np.float32))},
+        coords={"arch": space.strings}, attrs={"bn": bn, "images": len(images)},
+    )

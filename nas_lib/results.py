@@ -1,0 +1,229 @@
+"""Results on disk: one netCDF file per run, complete or absent, and the runs joined into one Dataset.
+
+    results.write(run, results.run_path("quick", 1, "gdas", seed=0))
+    runs = results.load(sorted(results.where("results/quick").glob("stage1-*.nc")))
+    runs["score"]                                         # [dataset, stage1, seed, arch]
+
+Relative paths start at the repository root, so that a notebook finds its results wherever it is run.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import secrets
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import h5py
+import numpy as np
+import xarray as xr
+
+KEYS = ("dataset", "stage1", "seed")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class ResultError(OSError):
+    """A result that cannot be written or read; the message names the remedy."""
+
+
+def root() -> Path:
+    """The repository's folder."""
+    return Path(__file__).resolve().parents[1]
+
+
+def where(path) -> Path:
+    """``path`` as an absolute one; a relative path starts at the repository root."""
+    return root() / Path(path).expanduser()
+
+
+def run_path(campaign: str, stage: int, method: str, seed: int) -> Path:
+    """Where a run is kept: ``results/<campaign>/stage<stage>-<method>-s<seed>.nc``.
+
+    A method given as a file, ``mine.py``, goes by the name ``mine``.
+    """
+    name = Path(method).stem if method.endswith(".py") else method
+    return root() / "results" / campaign / f"stage{stage}-{name}-s{seed}.nc"
+
+
+def write(dataset: xr.Dataset, path) -> Path:
+    """Write a run, compressed, under its final name in one step; whatever stops it leaves the old file.
+
+    In attributes dicts and lists become JSON text, booleans 0 or 1, and None is left out. Raises
+    ResultError when the folder cannot be written or the disk is full.
+    """
+    target = where(path)
+    # Encoded in memory first: what goes wrong from here on is the disk's doing and has a plain errno.
+    content = bytes(_portable(dataset).to_netcdf(engine="h5netcdf", encoding=_encoding(dataset)))
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "xb") as file:  # unlike mkstemp, this follows the umask
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        remedy = ("the disk, or your share of it, is full: free some space" if error.errno in FULL
+                  else "make its folder writable, or choose another")
+        raise ResultError(f"cannot write {target} ({error.strerror}): {remedy}, then run again; "
+                          "finished runs are kept") from error
+    return target
+
+
+def read(path) -> xr.Dataset:
+    """A run as written, in memory and with its file closed. Raises ResultError if it is not one."""
+    source = where(path)
+    try:
+        content = source.read_bytes()
+    except FileNotFoundError:
+        raise ResultError(f"no result at {source}: make it with "
+                          "`snakemake --profile notebooks/profiles/local`, or check the name") from None
+    except OSError as error:
+        raise ResultError(f"cannot read {source} ({error.strerror}): check the path and its "
+                          "permissions") from error
+    try:
+        with h5py.File(io.BytesIO(content)) as file:
+            file.visititems(lambda *_: None)  # where this fails, h5netcdf would also print noise
+        dataset = xr.load_dataset(io.BytesIO(content), engine="h5netcdf")
+    except Exception as error:  # a damaged file raises anything, from OSError to KeyError
+        raise ResultError(f"{source} is cut, damaged or no netCDF file: delete it and make it "
+                          "again") from error
+    return _texts(dataset.drop_encoding())  # how it lay on disk must not leak into the next write
+
+
+def load(paths) -> xr.Dataset:
+    """Runs joined along named dimensions: ``[dataset, stage1, seed, ...]``.
+
+    Missing runs, and variables that a run lacks, are NaN (texts: empty). Attributes in which all runs
+    agree stay attributes, the others become text variables along the runs. Methods keep the order of
+    ``paths``, seeds are sorted. Raises ValueError for no path or two files of one run, ResultError as
+    ``read``.
+    """
+    paths = [Path(p) for p in paths]
+    if not paths:
+        raise ValueError("no results to join: run the campaign first, or check its name")
+    found = {}
+    for p in paths:
+        run = read(p)
+        absent = [k for k in KEYS if k not in run.coords]
+        if absent:
+            raise ResultError(f"{p} is not one run: it lacks {', '.join(absent)}")
+        key = tuple(run[k].item() for k in KEYS)
+        if key in found:
+            raise ValueError(f"{found[key][0]} and {p} hold the same run {key}: join one of them, and the "
+                             "two stages separately")
+        found[key] = p, run.assign_coords({k: ("run", [v]) for k, v in zip(KEYS, key, strict=True)})
+    order = {k: list(dict.fromkeys(key[i] for key in found)) for i, k in enumerate(KEYS)}
+    order["seed"].sort()
+    joined = xr.concat(_lift([run for _, run in found.values()]), dim="run", data_vars="all",
+                       coords="different", compat="equals", join="outer", combine_attrs="drop_conflicts")
+    joined = joined.set_index(run=list(KEYS)).unstack("run").sel(order)
+    return _texts(joined).transpose(*KEYS, ...)
+
+
+def provenance(started: float, device) -> dict:
+    """Origin of a result, for the attribute ``provenance``; ``started`` is ``time.time()`` at the start."""
+    found = {
+        "nas_lib": _version("nas-lib"), "commit": _commit(), "python": platform.python_version(),
+        **{name: _version(name) for name in ("torch", "numpy", "xarray")},
+        "platform": platform.platform(), "cpu": _cpu(), "device": str(device),
+        "start": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - started, 1),
+    }
+    return {k: v for k, v in found.items() if v is not None}
+
+
+def config_hash(config: dict) -> str:
+    """Eight hex digits that name a configuration, whatever the order of its keys."""
+    return hashlib.sha256(_json(config, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _portable(dataset):
+    """A copy whose attributes netCDF accepts."""
+    dataset = dataset.copy()
+    for holder in (dataset, *(dataset[name] for name in dataset.variables)):
+        holder.attrs = {k: _attribute(v) for k, v in holder.attrs.items() if v is not None}
+    return dataset
+
+
+def _attribute(value):
+    if isinstance(value, bool | np.bool_):
+        return int(value)
+    return value if isinstance(value, str | int | float | np.number | np.ndarray) else _json(value)
+
+
+def _texts(dataset):
+    """Texts, which come back as objects, as fixed-width strings; a missing one is empty."""
+    loose = {name: v.where(v.notnull(), "").astype(str)
+             for name, v in dataset.variables.items() if v.dtype.kind in "OT"}
+    return dataset.assign({k: v for k, v in loose.items() if k in dataset.data_vars}).assign_coords(
+        {k: v for k, v in loose.items() if k in dataset.coords})
+
+
+def _encoding(dataset):
+    """Compression for arrays; texts as characters, since variable-length text is not compressed."""
+    squeeze = {"zlib": True, "complevel": 4}
+    return {name: squeeze | ({"dtype": "S1"} if v.dtype.kind in "UOT" else {})
+            for name, v in dataset.variables.items() if v.size > 1}
+
+
+def _lift(runs):
+    """Turn the attributes in which runs differ into text variables."""
+    def text(run, name):
+        value = run.attrs.get(name, "")
+        return value if isinstance(value, str) else _json(value)
+
+    names = {k for run in runs for k in run.attrs if k not in run.variables}
+    differ = sorted(k for k in names if len({text(run, k) for run in runs}) > 1)
+    return [run.assign({k: text(run, k) for k in differ}).drop_attrs(deep=False).assign_attrs(
+        {k: v for k, v in run.attrs.items() if k not in differ}) for run in runs]
+
+
+def _json(value, **options):
+    return json.dumps(value, default=_plain, **options)
+
+
+def _plain(value):
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"{value!r} cannot be stored: use numbers, text, lists and dicts of these")
+
+
+def _version(distribution):
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit():
+    """The commit, marked if files have changed since; None outside a clone or without git."""
+    if not (root() / ".git").exists():  # else git would answer for a repository further up
+        return None
+    try:
+        return subprocess.run(
+            ["git", "-C", str(root()), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,207 @@
+"""A cell search space: a complete acyclic graph whose edges each carry one of a few operations.
+
+Node 0 is the input, the last node the output; node i receives one edge from every earlier node
+and sums what arrives. An architecture is a row of operation indices, one per edge, ``[edge]``;
+the whole space is one array ``[arch, edge]``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+NONE, SKIP = "none", "skip_connect"
+
+
+@dataclass(frozen=True)
+class Space:
+    """All cells with ``nodes`` nodes (input included) and one of ``ops`` on every edge.
+
+    ``order_seed`` shuffles the enumeration as ``random.Random(order_seed).shuffle`` does; with
+    None the first edge varies slowest and operations come in the order of ``ops``.
+    """
+
+    name: str
+    nodes: int
+    ops: tuple[str, ...]
+    order_seed: int | None = None
+
+    @cached_property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """Edges as (target node, source node), target by target."""
+        return tuple((i, j) for i in range(1, self.nodes) for j in range(i))
+
+    @cached_property
+    def archs(self) -> np.ndarray:
+        """Every architecture in benchmark order, int8 ``[arch, edge]``, read-only."""
+        rows = list(itertools.product(range(len(self.ops)), repeat=len(self.edges)))
+        if self.order_seed is not None:
+            random.Random(self.order_seed).shuffle(rows)
+        table = np.array(rows, dtype=np.int8)
+        table.setflags(write=False)
+        return table
+
+    def __len__(self) -> int:
+        return len(self.ops) ** len(self.edges)
+
+    @cached_property
+    def _place(self) -> np.ndarray:
+        """Position in ``archs`` of the row whose digits in base O spell the index."""
+        place = np.empty(len(self), dtype=np.int64)
+        place[self._digits(self.archs)] = np.arange(len(self))
+        return place
+
+    def _digits(self, archs) -> np.ndarray:
+        base = len(self.ops) ** np.arange(len(self.edges) - 1, -1, -1)
+        return np.asarray(archs, dtype=np.int64) @ base
+
+    def index(self, archs) -> np.ndarray:
+        """Benchmark index of ``archs [..., edge]``. Raises ValueError for an unknown operation."""
+        archs = np.asarray(archs)
+        if archs.shape[-1:] != (len(self.edges),):
+            raise ValueError(f"an architecture of {self.name} has {len(self.edges)} edges, "
+                             f"got an array of shape {archs.shape}")
+        if archs.size and (archs.min() < 0 or archs.max() >= len(self.ops)):
+            raise ValueError(f"operation indices of {self.name} run from 0 to {len(self.ops) - 1}")
+        return self._place[self._digits(archs)]
+
+    def string(self, arch) -> str:
+        """One architecture ``[edge]`` as text: ``|op~0|+|op~0|op~1|+...``, a group per node."""
+        groups = [[] for _ in range(self.nodes)]
+        for (target, source), op in zip(self.edges, np.asarray(arch), strict=True):
+            groups[target].append(f"{self.ops[int(op)]}~{source}")
+        return "+".join("|" + "|".join(g) + "|" for g in groups[1:])
+
+    @cached_property
+    def strings(self) -> np.ndarray:
+        """All architectures as text, in benchmark order."""
+        return np.array([self.string(a) for a in self.archs])
+
+    def parse(self, text: str) -> np.ndarray:
+        """The architecture ``[edge]`` written as ``text``. Raises ValueError if it is not one."""
+        try:
+            terms = [t.split("~") for g in text.split("+") for t in g.strip("|").split("|")]
+            arch = np.array([self.ops.index(op) for op, _ in terms], dtype=np.int8)
+            if len(arch) != len(self.edges) or self.string(arch) != text:
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"not an architecture of {self.name}: {text!r}; expected the form "
+                             f"{self.string(self.archs[0])!r}") from None
+        return arch
+
+    def live(self, archs, fed: bool = True) -> np.ndarray:
+        """Edges that matter, bool ``[..., edge]``: their output reaches the output node, and
+        (with ``fed``) their input is reached from the input node, over operations other than
+        ``none``."""
+        archs = np.asarray(archs)
+        none = self.ops.index(NONE) if NONE in self.ops else -1
+        on = archs != none
+        out = np.zeros(archs.shape[:-1] + (self.nodes,), dtype=bool)
+        out[..., -1] = True
+        for e in reversed(range(len(self.edges))):
+            target, source = self.edges[e]
+            out[..., source] |= on[..., e] & out[..., target]
+        live = on & np.stack([out[..., t] for t, _ in self.edges], -1)
+        if fed:
+            reached = np.zeros_like(out)
+            reached[..., 0] = True
+            for e, (target, source) in enumerate(self.edges):
+                reached[..., target] |= on[..., e] & reached[..., source]
+            live &= np.stack([reached[..., s] for _, s in self.edges], -1)
+        return live
+
+    def connected(self, archs) -> np.ndarray:
+        """Whether any path leads from input to output, bool ``[...]``."""
+        return self.live(archs).any(-1)
+
+    def log_prob(self, probs) -> np.ndarray:
+        """log p of every architecture under independent edges: ``sum_e log probs[e, op_e]``.
+
+        ``probs [..., edge, op]`` -> ``[..., arch]``; a zero probability gives -inf.
+        """
+        with np.errstate(divide="ignore"):
+            logs = np.log(np.asarray(probs, dtype=np.float64))
+        return sum(logs[..., e, self.archs[:, e]] for e in range(len(self.edges)))
+
+    def classes(self, same: str = "function") -> np.ndarray:
+        """Class of every architecture, int64 ``[arch]``: the index of the first member.
+
+        ``same`` says which cells count as one:
+        ``"form"``      equal as formulas: zero terms dropped, identities contracted, sums
+                        flattened (4,930 classes in NAS-Bench-201);
+        ``"function"``  also use the same convolutions in the same places, so that one layer used
+                        twice differs from two layers (5,260): cells of one class are the same
+                        network when trained from scratch;
+        ``"weights"``   also carry those convolutions on the same edges (7,810): cells of one class
+                        are the same network under weights shared over the space;
+        ``"usual"``     the count quoted for NAS-Bench-201, in which a zero term still tells cells
+                        apart (6,466).
+        """
+        if same not in ("form", "function", "weights", "usual"):
+            raise ValueError(f"unknown equivalence {same!r}: form, function, weights or usual")
+        return _classes(self, same)
+
+    def _formula(self, arch, same):
+        """The output as nested sorted tuples of terms (operation, layer, input)."""
+        def nodes(layer):
+            values = [("input",)]
+            for i in range(1, self.nodes):
+                terms = []
+                for e, (target, source) in enumerate(self.edges):
+                    op = self.ops[arch[e]]
+                    if target != i or op == NONE or not values[source]:
+                        continue
+                    if op == SKIP:
+                        terms += values[source]
+                    else:
+                        terms.append((op, layer(e) if "conv" in op else "", values[source]))
+                values.append(tuple(sorted(terms, key=repr)))
+            return values
+
+        plain = nodes(lambda e: "")
+        if same == "form":
+            return plain[-1]
+        if same == "weights":
+            return nodes(str)[-1]
+        # "function": name the layers so that the formula comes first in order; only layers with
+        # the same operation and the same input formula can trade names.
+        alike: dict = {}
+        for e in np.flatnonzero(self.live(arch)):
+            if "conv" in self.ops[arch[e]]:
+                alike.setdefault((arch[e], plain[self.edges[e][1]]), []).append(int(e))
+        orders = itertools.product(*(itertools.permutations(g) for g in alike.values()))
+        names = (dict(zip(itertools.chain(*alike.values()), itertools.chain(*o), strict=True))
+                 for o in orders)
+        return min((nodes(lambda e, n=n: str(_rank(n, e, alike)))[-1] for n in names), key=repr)
+
+    def _usual(self, arch):
+        values = ["0"]
+        for i in range(1, self.nodes):
+            terms = []
+            for e, (target, source) in enumerate(self.edges):
+                if target == i:
+                    op, x = self.ops[arch[e]], values[source]
+                    terms.append("#" if op == NONE or x == "#" else x if op == SKIP else f"({x})@{op}")
+            values.append("+".join(sorted(terms)))
+        return values[-1]
+
+
+@lru_cache
+def _classes(space: Space, same: str) -> np.ndarray:
+    first: dict = {}
+    key = space._usual if same == "usual" else lambda a: space._formula(a, same)
+    found = np.array([first.setdefault(key(a), i) for i, a in enumerate(space.archs.tolist())])
+    found.setflags(write=False)
+    return found
+
+
+def _rank(names, edge, groups):
+    """The position, inside its group of like layers, of the name that ``edge`` goes by."""
+    for group in groups.values():
+        if edge in group:
+            return group.index(names[edge])
+    return ""

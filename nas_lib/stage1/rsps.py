@@ -1,0 +1,23 @@
+"""RSPS, random search with parameter sharing (Li & Talwalkar, UAI 2019).
+
+Every weight step trains one architecture, each edge uniform over its operations. There is no alpha;
+the law handed over is uniform. As a baseline of the Stage-2 study this is R_U.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from nas_lib.training import Stage1
+
+
+@dataclass(frozen=True)
+class Method(Stage1):
+    learns = False
+
+    def init(self, space, generator, truth):
+        return torch.zeros(len(space.edges), len(space.ops))   # uniform logits, never updated
+
+    def mix(self, space, alpha, progress, generator):
+        edges, ops = alpha.shape
+        return torch.randint(ops, (edges,), generator=generator)

@@ -1,0 +1,158 @@
+"""Tables: a Dataset in, a styled table out, one function per table.
+
+Every mean is over ``seed``, with the population standard deviation and n. The tables show in JupyterLab and,
+light or dark, in the book.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from pandas.io.formats.style import Styler
+
+from nas_lib.marks import n_text, tidy
+from nas_lib.metrics import mean_std, spearman
+from nas_lib.spaces import NB201
+
+BASELINES = {"none": "N_U: untrained, uniform law", "none+": "N_I: untrained, informed law",
+             "rsps": "R_U: trained, uniform law", "rsps+": "R_I: trained, informed law"}
+SUMMARY = {  # variable of the evaluation: (column heading, decimals)
+    "spearman": ("Spearman", 2), "kendall": ("Kendall", 2), "distinct": ("distinct scores", 0),
+    "chance_share": ("share at chance", 2), "ties": ("ties at best", 0),
+    "expected_accuracy": ("expected accuracy (%)", 2), "entropy": ("entropy (nats)", 2)}
+
+
+def combinations(accuracy: xr.DataArray) -> Styler:
+    """Test error of what every pair of stages selects, ``accuracy(stage1, stage2, seed)`` in percent.
+
+    Rows Stage 1, columns Stage 2; the best mean of each row is bold.
+    """
+    stats = mean_std(100 - tidy(accuracy)).transpose("stage1", "stage2")
+    best = (stats["mean"] == stats["mean"].min("stage2")).values
+    return _styled(_cells(stats), f"Test error (%): mean ± population std over {n_text(stats['n'])}; "
+                   "bold: best Stage 2 of a row", best)
+
+
+def baselines(accuracy: xr.DataArray) -> Styler:
+    """Test accuracy of every Stage 2 on the four standard supernets, ``accuracy(stage1, stage2, seed)``."""
+    data = tidy(accuracy)
+    names = [n for n in BASELINES if n in data.stage1.values]
+    stats = mean_std(data.sel(stage1=names)).transpose("stage2", "stage1")
+    best = (stats["mean"] == stats["mean"].max("stage1")).values
+    table = _cells(stats).rename(columns=BASELINES)
+    return _styled(table, f"Test accuracy (%): mean ± population std over {n_text(stats['n'])}; "
+                   "bold: best supernet of a row", best)
+
+
+def stage1_summary(evaluation: xr.Dataset) -> Styler:
+    """Per Stage-1 method: how its scores rank and what its law expects, ``evaluation(stage1, seed)``."""
+    data = tidy(evaluation)
+    columns = {}
+    for name, (heading, digits) in SUMMARY.items():
+        columns[heading] = _column(mean_std(data[name]), digits)
+    table = pd.DataFrame(columns, index=data.stage1.values).rename_axis(columns="Stage 1")
+    return _styled(table, f"Mean ± population std over {n_text(data['distinct'].count('seed'))}; "
+                   "correlations: shared-weight with true accuracy, – where a constant score has none")
+
+
+def quality(bench: xr.Dataset) -> Styler:
+    """What a truth table is worth: size, agreement of its training seeds, agreement with NAS-Bench-201.
+
+    ``bench.test(arch, train_seed)`` and the attribute ``nb201_spearman``, JSON text {data set: correlation}.
+    """
+    first = np.unique(NB201.classes("function"))
+    test = tidy(bench.test).isel(arch=first)
+    half = test.sizes["train_seed"] // 2
+    halves = (test.isel(train_seed=s).mean("train_seed") for s in (slice(half), slice(half, None)))
+    split = spearman(*halves)
+    rows = {"architectures": f"{bench.sizes['arch']:,}", "of them different networks": f"{len(first):,}",
+            "training seeds of each": f"{test.sizes['train_seed']}",
+            f"Spearman, {half} seeds against {test.sizes['train_seed'] - half}": f"{float(split):.3f}"}
+    for name, rho in json.loads(bench.attrs.get("nb201_spearman", "{}")).items():
+        rows[f"Spearman with NAS-Bench-201, {name}"] = f"{rho:.3f}"
+    return _styled(pd.DataFrame({"value": rows}),
+                   "The truth table; seeds are compared on different networks only")
+
+
+def ties(ties: xr.DataArray) -> Styler:
+    """How many candidates share the best score, ``ties(stage1, stage2, seed)``; 1 is a clear winner."""
+    stats = mean_std(tidy(ties)).transpose("stage1", "stage2")
+    return _styled(_cells(stats, 1), "Candidates that share the best score: mean ± population std over "
+                   f"{n_text(stats['n'])}")
+
+
+def origin(data: xr.Dataset) -> Styler:
+    """The attributes of a result or truth table: how, when and with what it was made."""
+    rows = {}
+    for name, value in data.attrs.items():
+        try:
+            value = json.loads(value)
+        except (TypeError, ValueError):
+            pass
+        inner = value if isinstance(value, dict) else {"": value}
+        rows |= {f"{name} {key}".replace("_", " ").strip(): str(v) for key, v in inner.items()}
+    style = _styled(pd.DataFrame({"value": rows}), "Origin")
+    return style.set_properties(**{"white-space": "normal", "text-align": "left", "min-width": "12em"})
+
+
+class Note:
+    """A sentence that a notebook shows as prose, so that the numbers in it can be computed."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_markdown_(self) -> str:
+        return self.text
+
+
+def scale(runs: xr.Dataset) -> Note:
+    """At which scale the numbers of a page were made, from the joined runs and their attributes."""
+    names = ", ".join(f"`{n}`" for n in np.atleast_1d(tidy(runs.stage1).values))
+    seeds = np.atleast_1d(runs.seed.values)
+    data = ", ".join(f"`{d}`" for d in np.atleast_1d(runs.dataset.values))
+    images, bn, said = (_said(runs, name) for name in ("images", "bn", "scale"))
+    text = f"{names} on {data}, {len(seeds)} seeds each ({', '.join(map(str, seeds))}). {said}"
+    text += f" Shared-weight accuracies are over {images} images" if images else ""
+    text += f", batch-norm rule `{bn}`." if images and bn else "."
+    return Note(f"> **Scale of these numbers.** {text}")
+
+
+def _said(runs, name) -> str:
+    """An attribute, or the different texts of one in which the joined runs do not agree."""
+    if name in runs:
+        return " / ".join(sorted({str(v) for v in runs[name].values.flat if str(v)}))
+    return str(runs.attrs.get(name, ""))
+
+
+def _column(stats, digits):
+    known = np.isfinite(stats["mean"].values)
+    mean = np.round(stats["mean"].values, digits) + 0.0  # no "-0.00"
+    pairs = zip(mean, stats["std"].values, known, strict=True)
+    return [f"{m:,.{digits}f} ± {s:,.{digits}f}" if k else "–" for m, s, k in pairs]
+
+
+def _cells(stats, digits: int = 2) -> pd.DataFrame:
+    rows, columns = stats["mean"].dims
+    table = {str(c): _column(stats.sel({columns: c}), digits) for c in stats[columns].values}
+    titles = {"stage1": "Stage 1", "stage2": "Stage 2"}
+    return pd.DataFrame(table, index=stats[rows].values).rename_axis(columns=titles[rows])
+
+
+def _styled(table: pd.DataFrame, caption: str, bold: np.ndarray | None = None) -> Styler:
+    # The class "dataframe" keeps the book's dark theme from painting the table light grey. The name of
+    # the table's own style rules comes from its contents, so that two builds are identical.
+    style = table.style.set_uuid(hashlib.sha256((caption + table.to_csv()).encode()).hexdigest()[:8])
+    style = style.set_table_attributes('class="dataframe nas-table"').set_caption(caption)
+    style = style.set_table_styles([
+        {"selector": "caption", "props": "caption-side: bottom; text-align: left; padding-top: 0.5em"},
+        {"selector": "td", "props": "font-variant-numeric: tabular-nums"}])
+    if bold is not None:
+        style = style.apply(lambda _: np.where(bold, "font-weight: bold", ""), axis=None)
+    return style

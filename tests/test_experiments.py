@@ -1,0 +1,130 @@
+"""Joining the parts: everything is checked before training, and what belongs together finds itself."""
+
+import numpy as np
+import pytest
+
+from nas_lib import experiments, results
+from nas_lib.benchmark import BenchmarkError
+from nas_lib.experiments import ParameterError, Setup, check_parameters, shard, stage1, stage2
+from nas_lib.methods import UnknownMethod
+
+TINY = {"channels": 1, "cells": 1, "epochs": 1, "batch": 512}
+
+
+@pytest.fixture
+def never(monkeypatch):
+    """No test with this may come as far as training."""
+    def trained(*_, **__):
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(experiments, "train", trained)
+    monkeypatch.setattr(experiments, "train_shard", trained)
+
+
+@pytest.mark.parametrize("wrong, error, says", [
+    ({"method": "dart"}, UnknownMethod, "built-in"),
+    ({"method": "no/such.py"}, UnknownMethod, "no file"),
+    ({"hyper": {"tau": 1}}, UnknownMethod, "tau_max"),
+    ({"data": "cifar11"}, ValueError, "digits"),
+    ({"options": {"size": 3}}, ParameterError, "size"),
+    ({"device": "abacus"}, ParameterError, "cpu"),
+    ({"seed": "three"}, ParameterError, "seed = 'three': it must be int"),
+    ({"epochs": 1.5}, ParameterError, "epochs"),
+    ({"batch": 0}, ParameterError, "at least 1"),
+])
+def test_wrong_setup(never, tmp_path, wrong, error, says):
+    with pytest.raises(error, match=says):
+        stage1(Setup(**{"cache": str(tmp_path)} | wrong), tmp_path / "x.nc")
+
+
+@pytest.mark.parametrize("wrong", [{"images": 10**6}, {"images": -1}, {"bn": "none"}])
+def test_wrong_ranking(never, tmp_path, wrong):
+    with pytest.raises(ParameterError, match="batch, recalibrate|running"):
+        stage1(Setup(cache=str(tmp_path)), tmp_path / "x.nc", **wrong)
+
+
+def test_wrong_selection(never, tmp_path):
+    setup = Setup(cache=str(tmp_path))
+    with pytest.raises(UnknownMethod, match="synflow"):
+        stage2(setup, tmp_path / "x.nc", select=["sinflow"])
+    with pytest.raises(ParameterError, match="at least one"):
+        stage2(setup, tmp_path / "x.nc", select=[])
+
+
+def test_wrong_shard(never, tmp_path):
+    setup = Setup(cache=str(tmp_path))
+    with pytest.raises(ParameterError, match="runs from 0 to 3"):
+        shard(4, 4, [0], tmp_path / "x.nc", setup, {})
+    with pytest.raises(ParameterError, match="weight_decay"):
+        shard(0, 4, [0], tmp_path / "x.nc", setup, {"decay": 1})
+
+
+def test_result_that_cannot_be_written(never, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(results.ResultError, match="choose another"):
+        stage1(Setup(cache=str(tmp_path)), tmp_path / "file/x.nc")
+    with pytest.raises(results.ResultError, match="choose another"):
+        stage1(Setup(cache=str(tmp_path / "file")), tmp_path / "x.nc")
+
+
+def test_damaged_truth(never, tmp_path, monkeypatch):
+    def damaged(*_):
+        raise BenchmarkError("damaged")
+
+    monkeypatch.setattr(experiments.benchmark, "truth", damaged)
+    for run in (lambda: stage1(Setup(method="rsps+", cache=str(tmp_path)), tmp_path / "x.nc"),
+                lambda: stage2(Setup(method="rsps", cache=str(tmp_path)), tmp_path / "x.nc")):
+        with pytest.raises(BenchmarkError):
+            run()
+
+
+def test_injected_parameters():
+    cells = ["", "a: int = 1  # one\nb = 2", "# Parameters\na = 3\n", "import x"]
+    check_parameters(cells)
+    check_parameters(["", "a: int = 1", "c = 2"])           # typed by hand: nobody's business
+    with pytest.raises(ParameterError, match="unknown parameter c; this notebook has a, b"):
+        check_parameters([*cells[:2], "# Parameters\na = 3\nc = 4\n"])
+
+
+def test_second_stage_reuses_the_supernet(tmp_path):
+    setup = Setup(method="darts", cache=str(tmp_path / "cache"), **TINY)
+    one = stage1(setup, tmp_path / "1.nc", images=0)
+    weights = next((tmp_path / "cache").rglob("state.pt"))
+    stamp = weights.stat().st_mtime_ns
+    two = stage2(setup, tmp_path / "2.nc", select=["prune"], candidates=3)
+    assert weights.stat().st_mtime_ns == stamp and len(list((tmp_path / "cache").iterdir())) == 1
+    assert two.choice.item() == experiments.NB201.index(one.probs.argmax("op").values)
+    assert two.accuracy.item() == pytest.approx(
+        experiments.benchmark.truth("digits").values[two.choice.item()])
+    kept = results.read(results.write(one, tmp_path / "1.nc"))
+    assert "score" not in kept and kept.attrs["scale"].startswith("Supernets of 1 channels")
+
+
+def test_method_that_does_not_apply_is_missing(tmp_path, capsys):
+    two = stage2(Setup(method="none+", cache=str(tmp_path), channels=1), tmp_path / "2.nc",
+                 select=["prune", "synflow"], candidates=5)
+    assert np.isnan(two.choice.sel(stage2="prune")) and two.choice.sel(stage2="synflow") >= 0
+    assert list(two.attrs["not_applicable"]) == ["prune"]
+    assert "prune does not apply" in capsys.readouterr().out
+    results.write(two, tmp_path / "2.nc")
+
+
+def test_changed_method_file_never_meets_old_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "mine.py"
+    text = (results.root() / "nas_lib/stage1/none.py").read_text()
+    for comment in ("# one\n", "# two\n"):
+        file.write_text(text + comment)
+        run = stage1(Setup(method="mine.py", cache=str(tmp_path / "cache"), channels=1), "x.nc", images=0)
+        assert run.stage1 == "mine"
+    assert len(list((tmp_path / "cache").glob("nb201-digits-mine-s0-*"))) == 2
+
+
+def test_shard(tmp_path):
+    setup = Setup(cache=str(tmp_path))
+    table = shard(3, 2630, [5, 6], tmp_path / "s.nc", setup, {"steps": 2, "copies": 1})
+    assert table.test.sizes == {"network": 2, "train_seed": 2}
+    assert table.params.sizes == {"network": 2}
+    again = shard(3, 2630, [5, 6], tmp_path / "s.nc", setup, {"steps": 2, "copies": 1})
+    assert again.equals(table)          # seconds too: read, not trained
+    results.write(table, tmp_path / "s.nc")

@@ -1,0 +1,207 @@
+"""Ranking against the plain loop: one architecture at a time through the supernet itself."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import tiny
+from nas_lib import ranking
+from nas_lib.spaces import NB201, Space
+
+RULES = ("running", "batch", "recalibrate")
+CALIBRATION = tiny.images(9, seed=7)[0]
+TOY = Space("toy", nodes=3, ops=("skip_connect", "nor_conv_1x1"))       # no operation is zero
+
+
+def plain(net, archs, images, rule, calibration=CALIBRATION, batch=4):
+    """Logits ``[arch, n, classes]``, one architecture after the other, every rule as torch's modules have it."""
+    net, logits = copy.deepcopy(net), []
+    for arch in map(tiny.chosen, archs):
+        if rule == "recalibrate":
+            for m in net.modules():
+                if isinstance(m, nn.BatchNorm2d):
+                    m.reset_running_stats()
+                    m.momentum = None
+            net.train()
+            with torch.no_grad():
+                for part in calibration.split(batch):
+                    net(part, arch)
+        net.train(rule == "batch")
+        with torch.no_grad():
+            logits.append(torch.cat([net(part, arch) for part in images.split(batch)]))
+    return torch.stack(logits)
+
+
+def plain_loss(net, archs, y, *args, **options):
+    return [F.cross_entropy(z, y) for z in plain(net, archs, *args, **options)]
+
+
+def some(n, seed=0):
+    """Architectures at random, and the awkward ones: no path at all, parts that lead nowhere."""
+    rng = np.random.default_rng(seed)
+    cut = np.flatnonzero(~NB201.connected(NB201.archs))
+    stray = np.flatnonzero((NB201.live(NB201.archs) != (NB201.archs != 0)).any(1) & NB201.connected(NB201.archs))
+    awkward = [1651, 1835, *rng.choice(cut, 3), *rng.choice(stray, 6)]
+    return NB201.archs[np.concatenate([awkward, rng.integers(len(NB201), size=n)]).astype(int)]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_accuracy_and_loss_are_those_of_the_plain_loop(rule):
+    net, (x, y), archs = tiny.supernet(NB201), tiny.images(8), some(12)
+    accuracy, loss = ranking.accuracy(net, archs, x, y, rule, batch=4, calibration=CALIBRATION)
+    logits = plain(net, archs, x, rule)
+    np.testing.assert_allclose(accuracy, [100 * (z.argmax(1) == y).double().mean() for z in logits])
+    np.testing.assert_allclose(loss, [F.cross_entropy(z, y) for z in logits], rtol=1e-9)
+    assert len(set(loss.round(9))) > 15
+
+
+@pytest.mark.parametrize("cells", [1, 2])
+@pytest.mark.parametrize("rule", ["running", "batch"])
+def test_logits_are_those_of_the_plain_loop(rule, cells):
+    net, (x, _), archs = tiny.supernet(NB201, cells=cells), tiny.images(4), some(8, seed=cells)
+    fast = ranking.logits(net, archs, x, ranking.Norm(rule))
+    torch.testing.assert_close(fast, plain(net, archs, x, rule), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_single_precision_is_as_close_as_it_can_be(rule):
+    net, (x, y), archs = tiny.supernet(NB201, dtype=torch.float32), tiny.images(4, dtype=torch.float32), some(2)
+    loss = ranking.accuracy(net, archs, x, y, rule, batch=4, calibration=CALIBRATION.float())[1]
+    np.testing.assert_allclose(loss, plain_loss(net, archs, y, x, rule, CALIBRATION.float()), rtol=1e-3)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_space_without_none(rule):
+    net, (x, y) = tiny.supernet(TOY), tiny.images(8)
+    loss = ranking.accuracy(net, TOY.archs, x, y, rule, batch=4, calibration=CALIBRATION)[1]
+    np.testing.assert_allclose(loss, plain_loss(net, TOY.archs, y, x, rule), rtol=1e-9)
+
+
+def test_one_architecture_alone_scores_as_in_company():
+    net, (x, y), archs = tiny.supernet(NB201), tiny.images(8), some(20)
+    together = ranking.accuracy(net, archs, x, y)
+    alone = np.array([ranking.accuracy(net, a, x, y) for a in archs])[..., 0].T
+    np.testing.assert_allclose(together, alone, rtol=1e-9)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_supernet_stays_as_it_was(rule):
+    net, (x, y) = tiny.supernet(NB201), tiny.images(8)
+    before = copy.deepcopy(net.state_dict())
+    ranking.accuracy(net, some(8), x, y, rule, calibration=CALIBRATION)
+    tiny.same(dict(net.state_dict()), dict(before))
+    assert net.training
+
+
+def test_the_rules_differ():
+    net, (x, y), archs = tiny.supernet(NB201), tiny.images(12), some(12)
+    loss = [ranking.accuracy(net, archs, x, y, r, batch=4, calibration=CALIBRATION)[1] for r in RULES]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(loss[a] - loss[b]).max() > 0.01
+
+
+def test_errors_name_what_there_is():
+    net, (x, y) = tiny.supernet(), tiny.images()
+    with pytest.raises(ValueError, match="unknown batch-norm rule 'eval': running, batch, recalibrate"):
+        ranking.accuracy(net, tiny.SPACE.archs, x, y, "eval")
+    with pytest.raises(ValueError, match="needs calibration images"):
+        ranking.accuracy(net, tiny.SPACE.archs, x, y, "recalibrate")
+
+
+@pytest.mark.parametrize("rule, count", [("running", 12_205), ("batch", 7_810), ("recalibrate", 7_810)])
+def test_how_many_must_be_evaluated(rule, count):
+    members, first = ranking.representatives(NB201, rule)
+    assert len(members) == len(set(members.tolist())) == count
+    assert set(first.tolist()) == set(members.tolist())
+    np.testing.assert_array_equal(first[members], members)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_architectures_with_one_representative_are_one_network(rule):
+    """The proof that nothing is lost, in the plain loop: 30 of the classes, a member of each at random."""
+    net, (x, _) = tiny.supernet(NB201), tiny.images(3, side=4)
+    first = ranking.representatives(NB201, rule)[1]
+    rng = np.random.default_rng(3)
+    chiefs = rng.choice(np.flatnonzero(np.bincount(first) > 1), 30, replace=False)
+    twins = [rng.choice(np.setdiff1d(np.flatnonzero(first == c), c)) for c in chiefs]
+    a, b = plain(net, NB201.archs[[*chiefs, *twins]], x, rule, x.flip(0)).chunk(2)
+    torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+    assert len(a.flatten(1).unique(dim=0)) > 25
+
+
+def test_no_more_are_evaluated_than_there_are_networks():
+    net, (x, y) = tiny.supernet(NB201), tiny.images(8)
+    members = np.random.default_rng(4).choice(ranking.representatives(NB201, "batch")[0], 300, replace=False)
+    loss = ranking.accuracy(net, NB201.archs[members], x, y)[1]
+    assert len(set(loss.round(9))) > 295        # with so few channels dead units may hide a difference
+
+
+def test_what_nothing_feeds_matters_under_stored_statistics():
+    """Why ``running`` evaluates 12,205 cells and not 9,445: normalising a zero gives a constant."""
+    masked = np.where(NB201.live(NB201.archs), NB201.archs, 0)
+    assert len(np.unique(masked, axis=0)) == 9_445
+    arch = NB201.parse("|none~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_1x1~1|none~2|")
+    short = NB201.parse("|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|")
+    assert NB201.index(np.where(NB201.live(arch), arch, 0)) == NB201.index(short)
+    net, (x, _) = tiny.supernet(NB201), tiny.images(4)
+
+    def gap(rule):
+        a, b = plain(net, [arch, short], x, rule)
+        return (a - b).abs().max()
+
+    assert gap("running") > 0.01
+    assert gap("batch") < 1e-9 and gap("recalibrate") < 1e-9
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rank_scores_every_architecture_of_a_space(rule):
+    net, (x, y) = tiny.supernet(), tiny.images(12)
+    found = ranking.rank(net, x, y, rule, batch=4, block=5, calibration=CALIBRATION, progress=False)
+    assert found.score.dims == ("arch",) and found.arch.values.tolist() == tiny.SPACE.strings.tolist()
+    assert found.attrs == {"bn": rule, "images": 12}
+    logits = plain(net, tiny.SPACE.archs, x, rule)
+    np.testing.assert_allclose(found.score, [100 * (z.argmax(1) == y).double().mean() for z in logits], rtol=1e-6)
+    np.testing.assert_allclose(found.rank_loss, [F.cross_entropy(z, y) for z in logits], rtol=1e-6)
+
+
+def test_rank_of_the_whole_space():
+    net, (x, y) = tiny.supernet(NB201), tiny.images(4, side=4)
+    found = ranking.rank(net, x, y, block=512, progress=False)
+    some = np.random.default_rng(5).choice(len(NB201), 20)
+    np.testing.assert_allclose(found.rank_loss[some], plain_loss(net, NB201.archs[some], y, x, "batch"), rtol=1e-6)
+    assert not found.isnull().any().to_array().any()
+
+
+@pytest.mark.parametrize("stored", [1, 3])
+def test_a_stopped_ranking_goes_on_to_the_same_numbers(stored, monkeypatch, tmp_path):
+    net, (x, y) = tiny.supernet(), tiny.images(12)
+    asked = []
+    accuracy = ranking.accuracy
+    monkeypatch.setattr(ranking, "accuracy", lambda net, archs, *a: (asked.append(len(archs)), accuracy(net, archs, *a))[1])
+
+    def rank(**where):
+        asked.clear()
+        return ranking.rank(net, x, y, block=4, progress=False, **where)
+
+    whole = rank()
+    blocks = len(asked)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        tiny.stop_after(patch, ranking, stored)
+        rank(folder=tmp_path)
+    assert whole.identical(rank(folder=tmp_path))
+    assert len(asked) == blocks - stored > 0
+    assert whole.identical(rank(folder=tmp_path)) and not asked
+
+
+def test_all_architectures_see_the_same_images(monkeypatch):
+    net, (x, y) = tiny.supernet(), tiny.images(10)
+    seen, logits = [], ranking.logits
+    monkeypatch.setattr(ranking, "logits", lambda net, archs, part, norm: (seen.append(part), logits(net, archs, part, norm))[1])
+    ranking.rank(net, x, y, batch=4, block=5, progress=False)
+    assert len(seen) > 3 and len(seen) % 3 == 0
+    for start in range(0, len(seen), 3):
+        assert torch.equal(torch.cat(seen[start:start + 3]), x)

@@ -1,0 +1,59 @@
+"""The workflow, seen dry: which jobs it has, and that its campaign and the notebooks agree."""
+
+import ast
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+import yaml
+
+from nas_lib.results import root
+
+CAMPAIGNS = root() / "notebooks/campaigns"
+
+
+def dry(*options, tmp_path):
+    """A dry run in a folder that looks like a fresh clone."""
+    for name in ("notebooks", "book", "_config.yml", "nas_lib"):
+        (tmp_path / name).symlink_to(root() / name)
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--profile", "notebooks/profiles/local", "-n", *options],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, env=os.environ | {"COLUMNS": "200"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split() for line in (done.stdout + done.stderr).splitlines()]
+    return {r[0]: int(r[1]) for r in rows if len(r) == 2 and r[1].isdigit()}
+
+
+def test_quick_campaign(tmp_path):
+    quick = yaml.safe_load((CAMPAIGNS / "quick.yaml").read_text())
+    runs = len(quick["stage1"]) * len(quick["seeds"])
+    jobs = dry(tmp_path=tmp_path)
+    assert jobs == {"stage1": runs, "stage2": runs, "page": 4, "book": 1, "all": 1, "total": 2 * runs + 6}
+
+
+def test_truth_campaign(tmp_path):
+    truth = yaml.safe_load((CAMPAIGNS / "embedded-truth.yaml").read_text())
+    jobs = dry("--configfile", "notebooks/campaigns/embedded-truth.yaml", tmp_path=tmp_path)
+    assert jobs["shard"] == truth["shards"] * len(truth["seeds"]) and jobs["table"] == 1
+
+
+@pytest.mark.parametrize("notebook, keys", [
+    ("stage1", ["parameters", "ranking"]), ("stage2", ["parameters"])])
+def test_quick_campaign_is_the_notebooks_default(notebook, keys):
+    """One run by hand, with nothing changed, must be the run of the campaign."""
+    quick = yaml.safe_load((CAMPAIGNS / "quick.yaml").read_text())
+    cells = nbformat.read(root() / f"notebooks/{notebook}.ipynb", 4).cells
+    source = next(c.source for c in cells if c.metadata.get("tags") == ["parameters"])
+    default = {n.target.id: ast.literal_eval(n.value) for n in ast.parse(source).body}
+    for key in keys:
+        assert {k: default[k] for k in quick[key]} == quick[key]
+
+
+def test_campaigns_give_only_what_notebooks_take():
+    for campaign, notebook in (("quick", "stage2"), ("embedded-truth", "standalone")):
+        given = yaml.safe_load((CAMPAIGNS / f"{campaign}.yaml").read_text())["parameters"]
+        cells = nbformat.read(root() / f"notebooks/{notebook}.ipynb", 4).cells
+        source = next(c.source for c in cells if c.metadata.get("tags") == ["parameters"])
+        assert set(given) <= {n.target.id for n in ast.parse(source).body}
