@@ -28,7 +28,8 @@ def load(name: str = "digits") -> xr.Dataset:
     """The truth table ``name``, one row per architecture in benchmark order.
 
     Variables: ``test``, ``valid`` (arch, train_seed) top-1 accuracy in percent; ``params``, ``flops`` (arch):
-    weights and multiply-accumulates for one image; ``seconds`` (arch): one training. Raises BenchmarkError.
+    weights and multiply-accumulates for one image; ``seconds`` (arch): processor time of one training, the least
+    among those measured. Raises BenchmarkError.
     """
     file = FOLDER / f"{name}.nc"
     if not file.is_file():
@@ -49,14 +50,19 @@ def spread(table: xr.Dataset) -> xr.Dataset:
 
 
 def truth(name: str = "digits", split: str = "test") -> xr.DataArray:
-    """Mean accuracy over the training seeds in percent, ``(arch)``. ``split``: "test" or "valid"."""
+    """Mean accuracy over the training seeds in percent, ``(arch)``. ``split``: "test" or "valid".
+
+    Its attribute ``classes`` says how many classes the data set has.
+    """
     table = load(name)
     if split not in ("test", "valid"):
         raise BenchmarkError(f"unknown split {split!r}: test or valid")
-    return table[split].mean("train_seed").rename("truth").assign_coords(dataset=name)
+    mean = table[split].mean("train_seed").rename("truth").assign_coords(dataset=name)
+    return mean.assign_attrs(classes=int(table.attrs["classes"]))
 
 
-def counts(space: Space, archs, channels: int, cells: int, classes: int, shape) -> tuple[np.ndarray, np.ndarray]:
+def counts(space: Space, archs, channels: int, cells: int, classes: int,
+           shape) -> tuple[np.ndarray, np.ndarray]:
     """Parameters and multiply-accumulates per image of stand-alone networks, two ``[arch]``.
 
     ``shape`` (C, H, W) of an image. Only live edges count; batch norm has two parameters per channel.
@@ -84,7 +90,14 @@ def assemble(shards: list[Path], out: Path, **attrs) -> xr.Dataset:
     A shard holds ``test``, ``valid``, ``seconds`` over (network, train_seed), network being the index of the
     first architecture of its class. Raises BenchmarkError naming what is missing.
     """
-    table = xr.combine_by_coords([read(s) for s in shards], combine_attrs="drop_conflicts")
+    groups: dict = {}
+    for shard in map(read, shards):
+        groups.setdefault(tuple(shard.train_seed.values.tolist()), []).append(shard)
+    columns = [xr.concat(parts, "network", combine_attrs="drop_conflicts").sortby("network")
+               for _, parts in sorted(groups.items())]
+    table = xr.merge([c[["params", "flops"]] for c in columns[:1]] + [
+        xr.concat([c[["test", "valid"]] for c in columns], "train_seed"),
+        xr.concat([c.seconds for c in columns], "group").min("group")], combine_attrs="drop_conflicts")
     first = NB201.classes("function")
     missing = np.setdiff1d(first, table["network"].values)
     if len(missing) or bool(table["test"].isnull().any()):

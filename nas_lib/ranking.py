@@ -23,40 +23,44 @@ from nas_lib.ops import Reduction, ReLUConvBN
 from nas_lib.supernet import Cell, Supernet
 
 BN_RULES = ("running", "batch", "recalibrate")
+MATRIX = 256        # values of a feature map up to which a convolution is done as a matrix product
 
 
-class Norm:
-    """Batch norm of ``u`` networks' feature maps at once, each with its own statistics.
+class Layers:
+    """How layers act on the feature maps ``[u, B, H, W, C]`` of u networks at once.
 
+    Batch norm goes by a rule, each network having its own statistics:
     ``running``: the layer's stored statistics, the same for all (what the published code does).
     ``batch``: each network's mean and biased variance over the images at hand.
     ``collect``: as ``batch``, keeping the average over passes of mean and unbiased variance.
     ``stored``: those averages, layer by layer in the order of the calls.
     """
 
-    def __init__(self, rule: str):
+    def __init__(self, rule: str, matrices: dict | None = None):
         self.rule, self.kept, self.calls, self.passes = rule, [], 0, 0
+        self.matrices = {} if matrices is None else matrices
 
     def start(self):
         """Begin a forward pass over one batch."""
         self.calls, self.passes = 0, self.passes + 1
 
-    def __call__(self, bn: nn.BatchNorm2d, rows: Tensor) -> Tensor:
-        """Normalise ``rows [u, B*H*W, C]``."""
+    def norm(self, bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
+        """Normalise ``x``."""
         if self.rule == "running":
             mean, var = bn.running_mean, bn.running_var
         elif self.rule == "stored":
             mean, var = self.kept[self.calls]
         else:
-            var, mean = torch.var_mean(rows, 1, correction=0, keepdim=True)  # u, 1, C
+            mean = _mean(x)                                          # u, 1, 1, 1, C
+        x = x - mean
+        if self.rule in ("batch", "collect"):
+            var = _mean(x.square())
             if self.rule == "collect":
-                self._keep(mean, var * (rows.shape[1] / max(rows.shape[1] - 1, 1)))
+                n = x[0, ..., 0].numel()
+                self._keep(mean, var * (n / max(n - 1, 1)))
         self.calls += 1
         scale = torch.rsqrt(var + bn.eps)
-        shift = -mean * scale
-        if bn.affine:
-            scale, shift = scale * bn.weight, shift * bn.weight + bn.bias
-        return torch.addcmul(shift, rows, scale)
+        return torch.addcmul(bn.bias, x, scale * bn.weight) if bn.affine else x.mul_(scale)
 
     def _keep(self, mean, var):
         if self.passes == 1:
@@ -65,35 +69,44 @@ class Norm:
             m, v = self.kept[self.calls]
             self.kept[self.calls] = (m + (mean - m) / self.passes, v + (var - v) / self.passes)
 
+    def linear(self, module: nn.Module, x: Tensor) -> Tensor:
+        """A convolution without bias, or a pooling.
 
-def _apply(module: nn.Module, x: Tensor) -> Tensor:
-    """A convolution or pooling on values ``x [u, B, H, W, C]``, kept with channels last."""
-    y = module(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    return y.contiguous().unflatten(0, x.shape[:2])
+        On small maps it is one matrix product: the matrix is what the module makes of the unit images. That
+        suits processors better than a convolution with few channels does.
+        """
+        size = x[0, 0].numel()
+        if size > MATRIX:
+            y = module(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            return y.contiguous().unflatten(0, x.shape[:2])
+        if module not in self.matrices:
+            units = torch.eye(size, dtype=x.dtype, device=x.device).view(size, *x.shape[2:])
+            self.matrices[module] = module(units.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+        matrix = self.matrices[module]                                   # H*W*C, H', W', C'
+        return (x.flatten(2) @ matrix.flatten(1)).unflatten(2, matrix.shape[1:])
+
+    def conv_norm(self, module: ReLUConvBN, x: Tensor) -> Tensor:
+        """What follows the ReLU."""
+        _, conv, bn = module.op
+        return self.norm(bn, self.linear(conv, x))
 
 
-def _normalise(bn: nn.BatchNorm2d, x: Tensor, norm: Norm) -> Tensor:
-    return norm(bn, x.flatten(1, 3)).view(x.shape)
+def _mean(x: Tensor) -> Tensor:
+    """Mean over images and places of ``[u, B, H, W, C]``; images first, where the inner run is long."""
+    return x.mean(1, keepdim=True).mean((2, 3), keepdim=True)
 
 
-def _relu_conv_bn(module: ReLUConvBN, x: Tensor, norm: Norm) -> Tensor:
-    relu, conv, bn = module.op
-    return _normalise(bn, _apply(conv, relu(x)), norm)
-
-
-def _term(op: nn.Module, source: Tensor, rows: np.ndarray, norm: Norm) -> Tensor:
-    """One operation on the input values numbered ``rows``."""
-    x = source if len(rows) == len(source) else source[_index(rows, source)]
-    if isinstance(op, nn.Identity):
-        return x
-    return _relu_conv_bn(op, x, norm) if isinstance(op, ReLUConvBN) else _apply(op, x)
+def _rows(x: Tensor, rows: np.ndarray) -> Tensor:
+    """The values numbered ``rows``, without a copy where those are all, in order."""
+    same = len(rows) == len(x) and (rows == np.arange(len(x))).all()
+    return x if same else x[_index(rows, x)]
 
 
 def _index(rows: np.ndarray, like: Tensor) -> Tensor:
     return torch.as_tensor(rows, dtype=torch.int64, device=like.device)
 
 
-def _cell(cell: Cell, x: Tensor, owner: np.ndarray, archs: np.ndarray, norm: Norm):
+def _cell(cell: Cell, x: Tensor, owner: np.ndarray, archs: np.ndarray, layers: Layers):
     """Outputs of a cell for ``archs [arch, edge]``, whose dead edges hold ``none``.
 
     ``x [u, B, H, W, C]`` are the distinct inputs and ``owner [arch]`` says whose is whose, -1
@@ -102,6 +115,7 @@ def _cell(cell: Cell, x: Tensor, owner: np.ndarray, archs: np.ndarray, norm: Nor
     space = cell.space
     zero = _zero(space)
     values, owners, modules = [x], [owner], list(cell.edges.values())
+    rectified = [x.relu()]
     for node in range(1, space.nodes):
         incoming = [(e, s) for e, (t, s) in enumerate(space.edges) if t == node]
         width = max(len(v) for v in values) + 1
@@ -119,12 +133,17 @@ def _cell(cell: Cell, x: Tensor, owner: np.ndarray, archs: np.ndarray, norm: Nor
                 rows = np.flatnonzero((code >= 0) & (code // width == o))
                 if len(rows):
                     used, back = np.unique(code[rows] % width, return_inverse=True)
-                    y = _term(op, values[s], used, norm)
-                    total.index_add_(0, _index(rows, x), y[_index(back, x)])
+                    if isinstance(op, ReLUConvBN):
+                        y = layers.conv_norm(op, _rows(rectified[s], used))
+                    else:
+                        y = _rows(values[s], used)
+                        y = y if isinstance(op, nn.Identity) else layers.linear(op, y)
+                    total.index_add_(0, _index(rows, x), _rows(y, back.reshape(-1)))
         owner = number[inverse.reshape(-1)]
-        if norm.rule == "running":
+        if layers.rule == "running":
             total, owner = _with_zero(total, owner)
         values.append(total)
+        rectified.append(total.relu() if node < space.nodes - 1 else None)
         owners.append(owner)
     return values[-1], owners[-1]
 
@@ -167,52 +186,53 @@ def representatives(space, rule: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.no_grad()
-def logits(net: Supernet, archs: np.ndarray, images: Tensor, norm: Norm) -> Tensor:
+def logits(net: Supernet, archs: np.ndarray, images: Tensor, layers: Layers) -> Tensor:
     """Logits ``[arch, B, classes]`` of ``archs [arch, edge]`` on one batch of images."""
-    norm.start()
-    archs = _relevant(net.space, archs, norm.rule)
+    layers.start()
+    archs = _relevant(net.space, archs, layers.rule)
     owner = np.zeros(len(archs), dtype=np.int64)
     conv, bn = net.stem
     x = images.permute(0, 2, 3, 1).contiguous()[None]                    # 1, B, H, W, C
-    x = _normalise(bn, _apply(conv, x), norm)
+    x = layers.norm(bn, layers.linear(conv, x))
     for cell in net.cells:
         if isinstance(cell, Reduction):
-            y = _relu_conv_bn(cell.conv_b, _relu_conv_bn(cell.conv_a, x, norm), norm)
+            y = layers.conv_norm(cell.conv_b, layers.conv_norm(cell.conv_a, x.relu()).relu_())
             pool, conv = cell.downsample
-            x = y + _apply(conv, _apply(pool, x))
+            x = y + layers.linear(conv, layers.linear(pool, x))
         else:
-            x, owner = _cell(cell, x, owner, archs, norm)
+            x, owner = _cell(cell, x, owner, archs, layers)
             x, owner = _with_zero(x, owner)                              # cells without any path
     bn, relu = net.lastact
-    features = relu(_normalise(bn, x, norm)).mean((2, 3))                 # u, B, C
+    features = relu(layers.norm(bn, x)).mean((2, 3))                             # u, B, C
     return net.classifier(features)[_index(owner, x)]
 
 
 @torch.no_grad()
 def accuracy(net: Supernet, archs, images: Tensor, labels: Tensor, bn="batch", batch=256,
-             calibration: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
+             calibration: Tensor | None = None, matrices: dict | None = None):
     """Top-1 accuracy in percent and mean cross-entropy of ``archs [arch, edge]``: two ``[arch]``.
 
     All architectures see the same ``images [n, C, H, W]`` in the same batches. ``bn`` is one of
     ``running`` (statistics stored in training, shared by all: chance for most single-path cells,
     defect D1), ``batch`` (each architecture's own, over each evaluation batch), ``recalibrate``
-    (each architecture's own, averaged over the batches of the ``calibration`` images).
+    (each architecture's own, averaged over the batches of the ``calibration`` images). ``matrices`` may be
+    shared by calls between which the weights stay as they are.
     Raises ValueError for another rule.
     """
     if bn not in BN_RULES:
         raise ValueError(f"unknown batch-norm rule {bn!r}: {', '.join(BN_RULES)}")
     archs = np.atleast_2d(archs)
-    norm = Norm(bn)
+    layers = Layers(bn, matrices)
     if bn == "recalibrate":
         if calibration is None:
             raise ValueError("bn='recalibrate' needs calibration images")
-        norm = Norm("collect")
+        layers.rule = "collect"
         for part in calibration.split(batch):
-            logits(net, archs, part, norm)
-        norm.rule = "stored"
+            logits(net, archs, part, layers)
+        layers.rule = "stored"
     right, loss = np.zeros(len(archs)), np.zeros(len(archs))
     for x, y in zip(images.split(batch), labels.split(batch), strict=True):
-        out = logits(net, archs, x, norm)
+        out = logits(net, archs, x, layers)
         right += (out.argmax(-1) == y).sum(1).cpu().numpy()
         loss += F.cross_entropy(out.flatten(0, 1), y.repeat(len(archs)), reduction="none").view(
             len(archs), -1).double().sum(1).cpu().numpy()
@@ -234,11 +254,13 @@ def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, b
     if part is not None and part.exists():
         state = load(part)
         done, score, loss = state["done"], state["score"].numpy(), state["loss"].numpy()
+    matrices: dict = {}
     bar = tqdm(total=len(members), initial=done, desc=f"rank ({bn})", unit="cell",
                disable=not progress)
     for start in range(done, len(members), block):
         ids = members[start:start + block]
-        score[ids], loss[ids] = accuracy(net, space.archs[ids], images, labels, bn, batch, calibration)
+        score[ids], loss[ids] = accuracy(net, space.archs[ids], images, labels, bn, batch,
+                                          calibration, matrices)
         bar.update(len(ids))
         if part is not None:
             save(part, {"done": start + len(ids), "score": torch.from_numpy(score),

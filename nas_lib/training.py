@@ -8,6 +8,7 @@ gradient of alpha is taken at the current weights (Liu et al., ICLR 2019, with x
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -162,7 +163,7 @@ class _Run:
         clock = _Clock(self.data.device)
         budget, (x, y) = self.budget, self.train_half
         for group in self.sgd.param_groups:
-            turn = 1 + np.cos(np.pi * self.epoch / epochs)
+            turn = 1 + math.cos(math.pi * self.epoch / epochs)
             group["lr"] = budget.lr_min + (budget.lr - budget.lr_min) * turn / 2
         self.net.train()
         total = torch.zeros(2, device=self.data.device)                   # loss, correct answers

@@ -40,7 +40,7 @@ async function visit(url) {
     await sleep(50); await settle(charts);
     page.states.push(...charts.map((c) => c.dataset.state || "untouched"));
     page.marks.push(...charts.map((c) => c.querySelectorAll("svg [aria-roledescription]").length));
-    const text = root.querySelector(".nas-chart svg .role-title-text text");
+    const text = root.querySelector(".nas-chart .role-legend-label text, .nas-chart .role-axis-title text");
     page.ink.push(text && getComputedStyle(text).fill);
   }
   frame.remove();

@@ -18,7 +18,7 @@ TOY = Space("toy", nodes=3, ops=("skip_connect", "nor_conv_1x1"))       # no ope
 
 
 def plain(net, archs, images, rule, calibration=CALIBRATION, batch=4):
-    """Logits ``[arch, n, classes]``, one architecture after the other, every rule as torch's modules have it."""
+    """Logits ``[arch, n, classes]``, one architecture at a time, every rule as torch's modules have it."""
     net, logits = copy.deepcopy(net), []
     for arch in map(tiny.chosen, archs):
         if rule == "recalibrate":
@@ -44,7 +44,8 @@ def some(n, seed=0):
     """Architectures at random, and the awkward ones: no path at all, parts that lead nowhere."""
     rng = np.random.default_rng(seed)
     cut = np.flatnonzero(~NB201.connected(NB201.archs))
-    stray = np.flatnonzero((NB201.live(NB201.archs) != (NB201.archs != 0)).any(1) & NB201.connected(NB201.archs))
+    idle = (NB201.live(NB201.archs) != (NB201.archs != 0)).any(1)
+    stray = np.flatnonzero(idle & NB201.connected(NB201.archs))
     awkward = [1651, 1835, *rng.choice(cut, 3), *rng.choice(stray, 6)]
     return NB201.archs[np.concatenate([awkward, rng.integers(len(NB201), size=n)]).astype(int)]
 
@@ -59,17 +60,20 @@ def test_accuracy_and_loss_are_those_of_the_plain_loop(rule):
     assert len(set(loss.round(9))) > 15
 
 
+@pytest.mark.parametrize("matrix", [0, 256])      # convolutions as such, and as matrix products
 @pytest.mark.parametrize("cells", [1, 2])
 @pytest.mark.parametrize("rule", ["running", "batch"])
-def test_logits_are_those_of_the_plain_loop(rule, cells):
+def test_logits_are_those_of_the_plain_loop(rule, cells, matrix, monkeypatch):
+    monkeypatch.setattr(ranking, "MATRIX", matrix)
     net, (x, _), archs = tiny.supernet(NB201, cells=cells), tiny.images(4), some(8, seed=cells)
-    fast = ranking.logits(net, archs, x, ranking.Norm(rule))
+    fast = ranking.logits(net, archs, x, ranking.Layers(rule))
     torch.testing.assert_close(fast, plain(net, archs, x, rule), rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_single_precision_is_as_close_as_it_can_be(rule):
-    net, (x, y), archs = tiny.supernet(NB201, dtype=torch.float32), tiny.images(4, dtype=torch.float32), some(2)
+    single = {"dtype": torch.float32}
+    net, (x, y), archs = tiny.supernet(NB201, **single), tiny.images(4, **single), some(2)
     loss = ranking.accuracy(net, archs, x, y, rule, batch=4, calibration=CALIBRATION.float())[1]
     np.testing.assert_allclose(loss, plain_loss(net, archs, y, x, rule, CALIBRATION.float()), rtol=1e-3)
 
@@ -164,7 +168,8 @@ def test_rank_scores_every_architecture_of_a_space(rule):
     assert found.score.dims == ("arch",) and found.arch.values.tolist() == tiny.SPACE.strings.tolist()
     assert found.attrs == {"bn": rule, "images": 12}
     logits = plain(net, tiny.SPACE.archs, x, rule)
-    np.testing.assert_allclose(found.score, [100 * (z.argmax(1) == y).double().mean() for z in logits], rtol=1e-6)
+    accuracy = [100 * (z.argmax(1) == y).double().mean() for z in logits]
+    np.testing.assert_allclose(found.score, accuracy, rtol=1e-6)
     np.testing.assert_allclose(found.rank_loss, [F.cross_entropy(z, y) for z in logits], rtol=1e-6)
 
 
@@ -172,7 +177,8 @@ def test_rank_of_the_whole_space():
     net, (x, y) = tiny.supernet(NB201), tiny.images(4, side=4)
     found = ranking.rank(net, x, y, block=512, progress=False)
     some = np.random.default_rng(5).choice(len(NB201), 20)
-    np.testing.assert_allclose(found.rank_loss[some], plain_loss(net, NB201.archs[some], y, x, "batch"), rtol=1e-6)
+    expected = plain_loss(net, NB201.archs[some], y, x, "batch")
+    np.testing.assert_allclose(found.rank_loss[some], expected, rtol=1e-6)
     assert not found.isnull().any().to_array().any()
 
 
@@ -181,7 +187,12 @@ def test_a_stopped_ranking_goes_on_to_the_same_numbers(stored, monkeypatch, tmp_
     net, (x, y) = tiny.supernet(), tiny.images(12)
     asked = []
     accuracy = ranking.accuracy
-    monkeypatch.setattr(ranking, "accuracy", lambda net, archs, *a: (asked.append(len(archs)), accuracy(net, archs, *a))[1])
+
+    def counted(net, archs, *args):
+        asked.append(len(archs))
+        return accuracy(net, archs, *args)
+
+    monkeypatch.setattr(ranking, "accuracy", counted)
 
     def rank(**where):
         asked.clear()
@@ -200,7 +211,12 @@ def test_a_stopped_ranking_goes_on_to_the_same_numbers(stored, monkeypatch, tmp_
 def test_all_architectures_see_the_same_images(monkeypatch):
     net, (x, y) = tiny.supernet(), tiny.images(10)
     seen, logits = [], ranking.logits
-    monkeypatch.setattr(ranking, "logits", lambda net, archs, part, norm: (seen.append(part), logits(net, archs, part, norm))[1])
+
+    def watched(net, archs, part, norm):
+        seen.append(part)
+        return logits(net, archs, part, norm)
+
+    monkeypatch.setattr(ranking, "logits", watched)
     ranking.rank(net, x, y, batch=4, block=5, progress=False)
     assert len(seen) > 3 and len(seen) % 3 == 0
     for start in range(0, len(seen), 3):

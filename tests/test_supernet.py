@@ -185,6 +185,7 @@ def test_loss_and_gradients_of_the_published_code(oracle, published):
 def test_zero_cost_scores_of_the_published_code(oracle, published):
     net, _ = published
     archs = oracle["archs"].numpy()
-    np.testing.assert_allclose(proxies.synflow(net, archs, (3, 16, 16)), oracle["measures/synflow"], rtol=1e-6)
+    np.testing.assert_allclose(proxies.synflow(net, archs, (3, 16, 16)), oracle["measures/synflow"],
+                               rtol=1e-6)
     np.testing.assert_allclose(proxies.jacob_cov(net, archs, oracle["x"]), oracle["measures/jacob_cov"],
                                rtol=1e-4)

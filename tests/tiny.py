@@ -61,7 +61,8 @@ def data(train=32) -> Data:
 
 def changed(data: Data, **fields) -> Data:
     """``data`` with other ``fields``, and nothing remembered."""
-    return Data(**{f.name: getattr(data, f.name) for f in dataclasses.fields(data) if f.name[0] != "_"} | fields)
+    kept = {f.name: getattr(data, f.name) for f in dataclasses.fields(data) if f.name[0] != "_"}
+    return Data(**kept | fields)
 
 
 def same(a, b, path="") -> None:
