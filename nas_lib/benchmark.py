@@ -32,10 +32,12 @@ def load(name: str = "digits") -> xr.Dataset:
     among those measured. Raises BenchmarkError.
     """
     file = FOLDER / f"{name}.nc"
-    if not file.is_file():
+    checksum = file.with_suffix(".sha256")
+    if not file.is_file() or not checksum.is_file():
         known = sorted(f.stem for f in FOLDER.glob("*.nc"))
-        raise BenchmarkError(f"no truth table {name!r}; there is {known}")
-    expected = (FOLDER / f"{name}.sha256").read_text().split()[0]
+        raise BenchmarkError(f"no truth table {name!r}; there is {known}; those that ship, with their checksums, "
+                             "come back with `git checkout -- nas_lib/embedded`")
+    expected = checksum.read_text().split()[0]
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     if found != expected:
         raise BenchmarkError(f"{file} is damaged (SHA-256 {found[:12]}..., expected {expected[:12]}...): "

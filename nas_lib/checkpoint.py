@@ -13,8 +13,10 @@ class CheckpointError(OSError):
     """A state could not be written or read; the message names the remedy."""
 
 
-def save(path: Path, state: dict) -> None:
+def save(path: Path, state: dict, purpose: str) -> None:
     """Write ``state`` to ``path`` under a temporary name, flush it to disk, then rename it.
+
+    ``purpose`` says in words what the state is of: ``load`` gives it back only for that.
 
     Raises CheckpointError, leaving any earlier file as it was, if the folder cannot be written or
     the disk is full.
@@ -25,7 +27,7 @@ def save(path: Path, state: dict) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
+            torch.save(state | {"purpose": purpose}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -36,13 +38,19 @@ def save(path: Path, state: dict) -> None:
                               f"that can be written; what was stored before is untouched") from error
 
 
-def load(path: Path, device="cpu") -> dict:
-    """Read a state that ``save`` wrote: weights-only, so no code in the file can run.
+def load(path: Path, purpose: str | None = None) -> dict:
+    """Read, onto the CPU, a state that ``save`` wrote for the same ``purpose`` (None: for any).
 
-    Raises CheckpointError if the file is missing, cut or not such a state.
+    Weights-only, so that no code in the file can run. Raises CheckpointError if the file is missing, cut or not
+    such a state, or was written for something else.
     """
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = state.pop("purpose")
     except Exception as error:
         raise CheckpointError(f"cannot read {path} ({type(error).__name__}: {error}): delete it, and "
                               f"the run starts again from what else is stored") from error
+    if purpose not in (None, found):
+        raise CheckpointError(f"{path} belongs to another run ({found}), not to {purpose}: use another folder, "
+                              "or delete it")
+    return state

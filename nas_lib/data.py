@@ -34,7 +34,7 @@ class Data:
     transform: Callable[[Tensor, torch.Generator], Tensor]
     config: dict                                    # what defines it, as plain values
     device: torch.device
-    _fixed: dict = field(default_factory=dict, repr=False)
+    _fixed: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def halves(self) -> tuple[Labelled, Labelled]:
         """The two halves of the training part in stored order: for the weights, for alpha."""

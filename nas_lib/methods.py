@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -53,8 +54,9 @@ def _module(stage: str, name: str) -> ModuleType:
         file = Path(name)
         if not file.is_file():
             raise UnknownMethod(f"no file {file.resolve()}; built-in {stage} methods: {names(stage)}")
-        spec = importlib.util.spec_from_file_location(file.stem, file)
+        spec = importlib.util.spec_from_file_location(f"nas_lib.own.{file.stem}", file)
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module     # dataclasses look their module up
         spec.loader.exec_module(module)
         return module
     if name not in names(stage):

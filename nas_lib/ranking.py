@@ -250,9 +250,10 @@ def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, b
     members, first = representatives(space, bn)
     score, loss = np.full(len(space), np.nan), np.full(len(space), np.nan)
     part = None if folder is None else Path(folder) / "ranking.pt"
+    purpose = f"ranking {space.name} on {len(images)} images in batches of {batch} under {bn} statistics"
     done = 0
     if part is not None and part.exists():
-        state = load(part)
+        state = load(part, purpose)
         done, score, loss = state["done"], state["score"].numpy(), state["loss"].numpy()
     matrices: dict = {}
     bar = tqdm(total=len(members), initial=done, desc=f"rank ({bn})", unit="cell",
@@ -264,7 +265,7 @@ def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, b
         bar.update(len(ids))
         if part is not None:
             save(part, {"done": start + len(ids), "score": torch.from_numpy(score),
-                        "loss": torch.from_numpy(loss)})
+                        "loss": torch.from_numpy(loss)}, purpose)
     bar.close()
     return xr.Dataset(
         {"score": ("arch", score[first].astype(np.float32)),

@@ -7,6 +7,7 @@ depend on which others train beside it (up to rounding).
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -194,7 +195,8 @@ def train_shard(space: Space, networks, data: Data, recipe: Recipe, seeds, file=
     Returns ``test``, ``valid`` (network, train_seed) in percent and ``seconds`` (network) per seed. With
     ``file`` what is done is stored there every few architectures, and a stopped shard goes on from it.
     """
-    done = load(file) if file is not None and Path(file).exists() else {}
+    purpose = json.dumps([space.name, asdict(recipe), data.config, list(seeds), list(map(int, networks))])
+    done = load(file, purpose) if file is not None and Path(file).exists() else {}
     rows = {k: v.tolist() for k, v in done.items()} or {"test": [], "valid": [], "seconds": []}
     bar = tqdm(networks[len(rows["seconds"]):], desc="train from scratch", unit="cell",
                initial=len(rows["seconds"]), total=len(networks), disable=not progress)
@@ -204,7 +206,7 @@ def train_shard(space: Space, networks, data: Data, recipe: Recipe, seeds, file=
         rows["valid"].append(result["valid"].tolist())
         rows["seconds"].append(result["seconds"] / len(seeds))
         if file is not None and (n % 10 == 0 or len(rows["seconds"]) == len(networks)):
-            save(file, {k: torch.tensor(v, dtype=torch.float64) for k, v in rows.items()})
+            save(file, {k: torch.tensor(v, dtype=torch.float64) for k, v in rows.items()}, purpose)
     dims = ("network", "train_seed")
     return xr.Dataset(
         {"test": (dims, np.float32(rows["test"])), "valid": (dims, np.float32(rows["valid"])),

@@ -7,9 +7,10 @@ at 2C, reduction, ``cells`` at 4C, batch norm, ReLU, global average pool, linear
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_lib.ops import Reduction, candidate, stem
+from nas_lib.ops import Reduction, ReLUConvBN, candidate, stem
 from nas_lib.spaces import Space
 
 
@@ -34,6 +35,41 @@ class Cell(nn.Module):
             nodes[target] = y if nodes[target] is None else nodes[target] + y
         return nodes[-1]
 
+    def forward_mixed(self, x: Tensor, w: Tensor, statistics: list) -> Tensor:
+        """The cell under mixing weights ``w [edge, op]``, all operations of a node's outgoing edges at once.
+
+        They read the same input: one ReLU, one convolution per kernel with the output channels of all edges,
+        one batch norm whose scale per channel is the mixing weight (it has no other), one pooling. The same as
+        ``forward`` with ``_Mixture`` terms, in train mode. Appends (batch norm, batch mean, batch 1/deviation,
+        count) to ``statistics``.
+        """
+        nodes = [x] + [None] * (self.space.nodes - 1)
+        edges = list(enumerate(zip(self.space.edges, self.edges.values(), strict=True)))
+        for source in range(self.space.nodes - 1):
+            leaving = [(e, target, ops) for e, ((target, s), ops) in edges if s == source]
+            mixed = self._leaving(nodes[source], w[[e for e, _, _ in leaving]], [o for *_, o in leaving],
+                                  statistics)                            # B, edge, C, H, W
+            for k, (_, target, _) in enumerate(leaving):
+                y = mixed[:, k]
+                nodes[target] = y if nodes[target] is None else nodes[target] + y
+        return nodes[-1]
+
+    def _leaving(self, x, w, ops, statistics):
+        rectified, total, channels = x.relu(), None, x.shape[1]
+        for o, first in enumerate(ops[0]):
+            if isinstance(first, ReLUConvBN):
+                convs, norms = [m[o].op[1] for m in ops], [m[o].op[2] for m in ops]
+                y = F.conv2d(rectified, torch.cat([c.weight for c in convs]), padding=convs[0].padding)
+                scale = w[:, o].repeat_interleave(channels)
+                n = y.numel() // y.shape[1]
+                y, mean, deviation = torch.native_batch_norm(y, scale, None, None, None, True, 0.1, norms[0].eps)
+                statistics.append((norms, mean.detach(), deviation.detach(), n))
+                term = y.unflatten(1, (len(ops), channels))
+            else:
+                term = first(x)[:, None] * w[:, o].view(-1, 1, 1, 1)
+            total = term if total is None else total + term
+        return total
+
 
 class Supernet(nn.Module):
     """Weights shared by all architectures of ``space``; ``net(x, w)`` says which to use.
@@ -45,6 +81,7 @@ class Supernet(nn.Module):
     def __init__(self, space: Space, channels=16, cells=5, classes=10, in_channels=3):
         super().__init__()
         self.space = space
+        self.fuse = True                # mix operations together where that is the same: see Cell
         self.stem = stem(in_channels, channels)
         self.cells = nn.ModuleList()
         for stage in range(3):
@@ -76,10 +113,30 @@ class Supernet(nn.Module):
         else:
             raise ValueError(f"w must be floating {shape} or integer {shape[:1]}, "
                              f"got {w.dtype} {tuple(w.shape)}")
+        together = self.training and self.fuse and w.is_floating_point() and all(map(all, active))
+        statistics: list = []
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         for cell in self.cells:
-            x = cell(x, terms) if isinstance(cell, Cell) else cell(x)
+            if not isinstance(cell, Cell):
+                x = cell(x)
+            else:
+                x = cell.forward_mixed(x, w, statistics) if together else cell(x, terms)
+        _follow(statistics)
         return self.classifier(self.lastact(x).mean((2, 3)))
+
+
+@torch.no_grad()
+def _follow(statistics: list) -> None:
+    """Move running statistics by momentum 0.1 towards those of a batch, for all layers in a few calls."""
+    running, batch = [], []
+    for norms, mean, deviation, n in statistics:
+        var = (deviation**-2 - norms[0].eps) * (n / max(n - 1, 1))
+        for norm, m, v in zip(norms, mean.chunk(len(norms)), var.chunk(len(norms)), strict=True):
+            running += [norm.running_mean, norm.running_var]
+            batch += [m, v]
+            norm.num_batches_tracked += 1
+    if running:
+        torch._foreach_lerp_(running, batch, 0.1)
 
 
 class _One:

@@ -116,13 +116,14 @@ def train(name: str, method: Stage1, space: Space, data: Data, budget: Budget, s
     """
     config = configuration(name, method, space, data, budget, seed)
     run = _Run(method, space, data, budget, seed, truth if method.informed else None)
+    purpose = json.dumps(config, sort_keys=True)
     file = None
     if folder is not None:
         file = Path(folder) / "state.pt"
         file.parent.mkdir(parents=True, exist_ok=True)
-        (file.parent / "config.json").write_text(json.dumps(config, indent=1))
         if file.exists():
-            run.restore(load(file, data.device))
+            run.restore(load(file, purpose))
+        (file.parent / "config.json").write_text(json.dumps(config, indent=1))
     epochs = budget.epochs if method.trains else 0
     bar = tqdm(total=epochs, initial=run.epoch, desc=f"train {name} s{seed}", unit="epoch",
                disable=not progress)
@@ -131,7 +132,7 @@ def train(name: str, method: Stage1, space: Space, data: Data, budget: Budget, s
         bar.set_postfix(loss=f"{loss:.3f}")
         bar.update()
         if file is not None:
-            save(file, run.state())
+            save(file, run.state(), purpose)
     bar.close()
     return run.finished(config)
 
@@ -250,8 +251,8 @@ class _Run:
     def restore(self, state: dict) -> None:
         self.net.load_state_dict(state["net"])
         self.sgd.load_state_dict(state["sgd"])
-        self.choices.set_state(state["choices"].cpu())
-        self.pixels.set_state(state["pixels"].cpu())
+        self.choices.set_state(state["choices"])
+        self.pixels.set_state(state["pixels"])
         self.epoch, self.seconds, self.history = state["epoch"], state["seconds"], state["history"]
         if self.alpha is not None:
             with torch.no_grad():

@@ -1,5 +1,6 @@
 """The supernet against the sum written out by hand, and against values of the published code."""
 
+import copy
 import os
 from pathlib import Path
 
@@ -189,3 +190,19 @@ def test_zero_cost_scores_of_the_published_code(oracle, published):
                                rtol=1e-6)
     np.testing.assert_allclose(proxies.jacob_cov(net, archs, oracle["x"]), oracle["measures/jacob_cov"],
                                rtol=1e-4)
+
+
+def test_mixing_together_is_the_plain_mixture():
+    """Logits, gradients and running statistics of the fused path against one operation at a time."""
+    torch.manual_seed(0)
+    together = Supernet(NB201, 4, 1, 10, 3)
+    plain = copy.deepcopy(together)
+    plain.fuse = False
+    x, alpha, seen = torch.randn(6, 3, 8, 8), torch.randn(6, 5), []
+    for net in (together, plain):
+        w = alpha.clone().requires_grad_()
+        out = net(x, w.softmax(-1))
+        out.square().sum().backward()
+        seen.append([out, w.grad, *(p.grad for p in net.parameters()), *net.buffers()])
+    for a, b in zip(*seen, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

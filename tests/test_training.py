@@ -212,16 +212,26 @@ def test_validation_leaves_no_trace():
     tiny.same(dict(before), dict(step.net.state_dict()))
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(tmp_path):
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(tmp_path, monkeypatch):
     blown = tiny.changed(DATA, transform=lambda x, g: x * float("inf"))
     with pytest.raises(TrainingError, match=r"not finite in epoch 0; lower the learning rate \(0.025\)"):
         run("rsps", data=blown, folder=tmp_path)
     assert not (tmp_path / "state.pt").exists()
-    run("rsps", folder=tmp_path, budget=dataclasses.replace(tiny.BUDGET, epochs=1))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        tiny.stop_after(patch, training, 1)
+        run("rsps", folder=tmp_path)
     good = checkpoint.load(tmp_path / "state.pt")
     with pytest.raises(TrainingError, match="in epoch 1"):
         run("rsps", data=blown, folder=tmp_path)
     tiny.same(good, checkpoint.load(tmp_path / "state.pt"))
+
+
+def test_a_state_is_never_taken_for_another_runs(tmp_path):
+    run("rsps", folder=tmp_path)
+    kept = (tmp_path / "config.json").read_text()
+    with pytest.raises(checkpoint.CheckpointError, match="belongs to another run"):
+        run("rsps", folder=tmp_path, seed=7)
+    assert (tmp_path / "config.json").read_text() == kept
 
 
 @pytest.mark.parametrize("name", ["none", "none+"])
