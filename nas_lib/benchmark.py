@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from nas_lib.results import ResultError, read, write
@@ -86,14 +87,30 @@ def counts(space: Space, archs, channels: int, cells: int, classes: int,
     return params + 2 * width + (width + 1) * classes, flops + width * classes
 
 
-def assemble(shards: list[Path], out: Path, **attrs) -> xr.Dataset:
+def agreement(truth: np.ndarray, nb201: Path) -> dict[str, float]:
+    """Spearman correlation over all 15,625 cells with NAS-Bench-201's test accuracy, per data set.
+
+    ``truth [arch]`` in benchmark order; ``nb201``: a CSV file in that order with the columns ``c10_test``,
+    ``c100_test``, ``in16_test`` (test accuracy after 200 epochs).
+    """
+    from scipy.stats import spearmanr       # slow to import, and every run imports this module
+
+    columns = {"cifar10": "c10_test", "cifar100": "c100_test", "ImageNet16-120": "in16_test"}
+    table = pd.read_csv(nb201)
+    return {name: float(spearmanr(truth, table[column]).statistic) for name, column in columns.items()}
+
+
+def assemble(shards: list[Path], out: Path, nb201: Path | None = None, **attrs) -> xr.Dataset:
     """Join the shards of a truth campaign into one table, and write it with its checksum beside it.
 
     A shard holds ``test``, ``valid``, ``seconds`` over (network, train_seed), network being the index of the
-    first architecture of its class. Raises BenchmarkError naming what is missing.
+    first architecture of its class. With ``nb201`` the table says how far it agrees with NAS-Bench-201 (see
+    ``agreement``). Raises BenchmarkError naming what is missing.
     """
     groups: dict = {}
-    for shard in map(read, shards):
+    parts = [read(s) for s in shards]
+    attrs = {k: parts[0].attrs[k] for k in ("recipe", "data", "provenance")} | attrs
+    for shard in parts:
         groups.setdefault(tuple(shard.train_seed.values.tolist()), []).append(shard)
     columns = [xr.concat(parts, "network", combine_attrs="drop_conflicts").sortby("network")
                for _, parts in sorted(groups.items())]
@@ -107,10 +124,12 @@ def assemble(shards: list[Path], out: Path, **attrs) -> xr.Dataset:
                              "run the rest of the campaign first")
     row = np.searchsorted(table["network"].values, first).astype(np.int16)
     table = table.sortby("network").assign(row=("arch", row)).assign_attrs(attrs)
+    if nb201 is not None:
+        table.attrs["nb201_spearman"] = agreement(table.test.mean("train_seed").values[row], nb201)
     write(table, out)
     Path(out).with_suffix(".sha256").write_text(
         f"{hashlib.sha256(Path(out).read_bytes()).hexdigest()}  {Path(out).name}\n")
     return table
 
 
-__all__ = ["BenchmarkError", "ResultError", "assemble", "counts", "load", "spread", "truth"]
+__all__ = ["BenchmarkError", "ResultError", "agreement", "assemble", "counts", "load", "spread", "truth"]

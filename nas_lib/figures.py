@@ -135,16 +135,20 @@ def accuracy_distribution(truth: xr.DataArray, step: float = 1.0) -> alt.LayerCh
 def seed_agreement(bench: xr.Dataset, bins: int = 40) -> alt.Chart:
     """Mean test accuracy over half of the training seeds against the other half.
 
-    ``bench.test(arch, train_seed)``; give one architecture of each kind, or copies count as agreement.
+    ``bench.test(arch, train_seed)``; give one architecture of each kind, or copies count as agreement. While
+    there is one seed only, its validation accuracy stands against its test accuracy.
     """
     test = tidy(bench.test)
     half = test.sizes["train_seed"] // 2
     a, b = (test.isel(train_seed=s).mean("train_seed") for s in (slice(half), slice(half, None)))
+    sides, first, second = f"{half} against {test.sizes['train_seed'] - half} seeds", "first seeds", "other seeds"
+    if not half:
+        a, b = tidy(bench.valid).isel(train_seed=0), test.isel(train_seed=0)
+        sides, first, second = "one seed: other images, not another seed", "validation images", "test images"
     floor = np.quantile(np.minimum(a, b), 0.03)
-    what = (f"{test.sizes['arch']:,} architectures, {half} seeds against {test.sizes['train_seed'] - half}, "
-            f"Spearman {float(spearman(a, b)):.3f}")
+    what = f"{test.sizes['arch']:,} architectures, {sides}, Spearman {float(spearman(a, b)):.3f}"
     table = grid(np.maximum(a, floor), np.maximum(b, floor), bins)
-    chart = heat(table, "first seeds: test accuracy (%)", "other seeds: test accuracy (%)", 340, 300)
+    chart = heat(table, f"{first}: accuracy (%)", f"{second}: accuracy (%)", 340, 300)
     return chart.properties(
         title=alt.Title("Do training seeds agree?",
                         subtitle=[what, "the lowest 3 % share the first row and column"]),

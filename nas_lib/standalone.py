@@ -19,7 +19,6 @@ import xarray as xr
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from nas_lib import smallnets
 from nas_lib.checkpoint import load, save
 from nas_lib.data import Data
 from nas_lib.ops import Reduction, candidate, stem
@@ -117,6 +116,8 @@ def train_from_scratch(space: Space, arch, data: Data, recipe: Recipe, seeds, co
     states = singles(space, arch, seeds, **shape)
     streams = [_Stream(data, recipe.batch, seed) for seed in seeds]
     if data.device.type == "cpu" if compiled is None else compiled:
+        from nas_lib import smallnets       # numba is slow to import, and every run imports this module
+
         program = smallnets.Program(space, arch, data.shape, recipe.channels, recipe.cells, data.classes,
                                     recipe.batch)
         states = [smallnets.train(program, state, stream, rates(recipe), recipe.momentum, recipe.weight_decay)
