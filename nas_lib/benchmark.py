@@ -93,7 +93,7 @@ def agreement(truth: np.ndarray, nb201: Path) -> dict[str, float]:
     ``truth [arch]`` in benchmark order; ``nb201``: a CSV file in that order with the columns ``c10_test``,
     ``c100_test``, ``in16_test`` (test accuracy after 200 epochs).
     """
-    from scipy.stats import spearmanr       # slow to import, and every run imports this module
+    from scipy.stats import spearmanr  # slow to import, and every run imports this module
 
     columns = {"cifar10": "c10_test", "cifar100": "c100_test", "ImageNet16-120": "in16_test"}
     table = pd.read_csv(nb201)

@@ -116,7 +116,7 @@ def train_from_scratch(space: Space, arch, data: Data, recipe: Recipe, seeds, co
     states = singles(space, arch, seeds, **shape)
     streams = [_Stream(data, recipe.batch, seed) for seed in seeds]
     if data.device.type == "cpu" if compiled is None else compiled:
-        from nas_lib import smallnets       # numba is slow to import, and every run imports this module
+        from nas_lib import smallnets  # numba is slow to import, and every run imports this module
 
         program = smallnets.Program(space, arch, data.shape, recipe.channels, recipe.cells, data.classes,
                                     recipe.batch)
