@@ -109,7 +109,7 @@ def assemble(shards: list[Path], out: Path, nb201: Path | None = None, **attrs) 
     """
     groups: dict = {}
     parts = [read(s) for s in shards]
-    attrs = {k: parts[0].attrs[k] for k in ("recipe", "data", "provenance")} | attrs
+    attrs = {k: v for k, v in parts[0].attrs.items() if k in ("recipe", "data", "provenance")} | attrs
     for shard in parts:
         groups.setdefault(tuple(shard.train_seed.values.tolist()), []).append(shard)
     columns = [xr.concat(parts, "network", combine_attrs="drop_conflicts").sortby("network")

@@ -188,7 +188,7 @@ class _Job:
     def signed(self, run: xr.Dataset, started: float, **attrs) -> xr.Dataset:
         """The result with the names and the origin that every run carries."""
         s, paper = self.setup, Budget()
-        scale = (f"Supernets of {s.channels} channels and {s.cells} cells per stage, trained for {s.epochs} "
+        scale = (f"Supernets of {s.channels} channels and {s.cells} cell{'s' * (s.cells > 1)} per stage, trained for {s.epochs} "
                  f"epochs (published runs: {paper.channels}, {paper.cells}, {paper.epochs}).")
         run = run.assign_coords(dataset=s.data, stage1=s.name, seed=s.seed)
         return run.assign_attrs(scale=scale, config=self.config, **attrs,

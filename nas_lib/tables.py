@@ -119,8 +119,8 @@ def scale(runs: xr.Dataset) -> Note:
     data = ", ".join(f"`{d}`" for d in np.atleast_1d(runs.dataset.values))
     images, bn, said = (_said(runs, name) for name in ("images", "bn", "scale"))
     text = f"{names} on {data}, {len(seeds)} seeds each ({', '.join(map(str, seeds))}). {said}"
-    text += f" Shared-weight accuracies are over {images} images" if images else ""
-    text += f", batch-norm rule `{bn}`." if images and bn else "."
+    if images:
+        text += f" Shared-weight accuracies are over {images} images" + (f", batch-norm rule `{bn}`." if bn else ".")
     return Note(f"> **Scale of these numbers.** {text}")
 
 
