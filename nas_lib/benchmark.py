@@ -112,8 +112,8 @@ def assemble(shards: list[Path], out: Path, nb201: Path | None = None, **attrs) 
     attrs = {k: v for k, v in parts[0].attrs.items() if k in ("recipe", "data", "provenance")} | attrs
     for shard in parts:
         groups.setdefault(tuple(shard.train_seed.values.tolist()), []).append(shard)
-    columns = [xr.concat(parts, "network", combine_attrs="drop_conflicts").sortby("network")
-               for _, parts in sorted(groups.items())]
+    columns = [xr.concat(group, "network", data_vars="minimal", combine_attrs="drop_conflicts").sortby("network")
+               for _, group in sorted(groups.items())]
     table = xr.merge([c[["params", "flops"]] for c in columns[:1]] + [
         xr.concat([c[["test", "valid"]] for c in columns], "train_seed"),
         xr.concat([c.seconds for c in columns], "group").min("group")], combine_attrs="drop_conflicts")
