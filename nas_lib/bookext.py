@@ -77,9 +77,22 @@ def mathml(block: bool):
     return visit
 
 
+def _fold_parameters(app, docname, source):
+    """Fold the cell of parameters that papermill injected, as the other code cells of a page are."""
+    if not str(app.env.doc2path(docname)).endswith(".ipynb"):
+        return
+    notebook = json.loads(source[0])
+    for cell in notebook["cells"]:
+        tags = cell["metadata"].get("tags", [])
+        if "injected-parameters" in tags and "hide-input" not in tags:
+            tags.append("hide-input")
+    source[0] = json.dumps(notebook)
+
+
 def setup(app) -> dict:
     """Connect the above to Sphinx."""
     app.add_js_file(None, body="{" + QUIET + "}", priority=0)
+    app.connect("source-read", _fold_parameters)
     app.connect("builder-inited", write_scripts)
     app.connect("html-page-context", load_scripts)
     app.connect("doctree-read", title_run, priority=100)  # before Sphinx collects the titles
