@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nas_lib.results import ResultError, read, write
+from nas_lib.results import read, write
 from nas_lib.spaces import NB201, Space
 
 FOLDER = Path(__file__).parent / "embedded"
@@ -130,6 +130,3 @@ def assemble(shards: list[Path], out: Path, nb201: Path | None = None, **attrs) 
     Path(out).with_suffix(".sha256").write_text(
         f"{hashlib.sha256(Path(out).read_bytes()).hexdigest()}  {Path(out).name}\n")
     return table
-
-
-__all__ = ["BenchmarkError", "ResultError", "agreement", "assemble", "counts", "load", "spread", "truth"]
