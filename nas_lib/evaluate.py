@@ -6,9 +6,11 @@ supernets. This is where the benchmark meets the runs.
 
 from __future__ import annotations
 
+import time
+
 import xarray as xr
 
-from nas_lib import metrics
+from nas_lib import metrics, results
 
 
 def evaluate_stage1(runs: xr.Dataset, truth: xr.DataArray) -> xr.Dataset:
@@ -35,3 +37,29 @@ def evaluate_stage1(runs: xr.Dataset, truth: xr.DataArray) -> xr.Dataset:
 def evaluate_stage2(runs: xr.Dataset) -> xr.Dataset:
     """``accuracy`` (stage1, stage2, seed) of what was selected, and ``reliance`` (difference, stage2, seed)."""
     return xr.Dataset({"accuracy": runs["accuracy"], "reliance": metrics.reliance(runs["accuracy"])})
+
+
+def summary(stage1: xr.Dataset, stage2: xr.Dataset, truth: xr.DataArray) -> xr.Dataset:
+    """Everything measured on one campaign, small enough to be kept beside the report; ``(stage1, stage2, seed)``.
+
+    The joined runs of both stages on one data set in; out come ``evaluate_stage1``, the accuracies and ties of
+    what was selected, and, where the four baselines are among the runs, their reliance. Raises ValueError for
+    several data sets.
+    """
+    started = time.time()
+    one, two = (runs.squeeze("dataset") for runs in (stage1, stage2))
+    measured = evaluate_stage1(one, truth).assign(accuracy=two.accuracy, choice_ties=two.ties)
+    if set(metrics.SUPERNETS.values()) <= set(two.stage1.values.tolist()):
+        measured["reliance"] = metrics.reliance(two.accuracy)
+    kept = {k: v for k, v in one.attrs.items() if k in ("scale", "protocol", "bn", "images")}
+    return measured.assign_attrs(kept, provenance=results.provenance(started, "cpu"))
+
+
+def load_summary(campaign: str) -> xr.Dataset:
+    """The summary of a campaign: that of its own runs, or else the one that the book keeps.
+
+    Raises ResultError, naming the command, if there is neither.
+    """
+    own = results.where(f"results/{campaign}/summary.nc")
+    kept = results.where(f"book/reference/{campaign}.nc")
+    return results.read(kept if kept.exists() and not own.exists() else own)

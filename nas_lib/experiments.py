@@ -10,7 +10,7 @@ import ast
 import hashlib
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ import xarray as xr
 
 from nas_lib import benchmark, data, methods, results
 from nas_lib.charts import default_mode
-from nas_lib.ranking import BN_RULES, rank
+from nas_lib.protocol import BY_NAME, Protocol
+from nas_lib.ranking import rank
 from nas_lib.sampling import draw
 from nas_lib.selection import NotApplicable
 from nas_lib.spaces import NB201
@@ -47,6 +48,8 @@ class Setup:
     hyper: dict = field(default_factory=dict)       # hyper-parameters of the method
     options: dict = field(default_factory=dict)     # options of the data set
     device: str = "cpu"
+    protocol: str = "corrected"     # or "paper": as the published code computes
+    flags: dict = field(default_factory=dict)       # single flags of the protocol
     threads: int = 1                # sums are rounded differently with another number
     cache: str = "results/cache"
 
@@ -61,6 +64,17 @@ class Setup:
         for name in ("channels", "cells", "batch", "threads"):
             if getattr(self, name) < 1:
                 raise ParameterError(f"{name} = {getattr(self, name)}: it must be at least 1")
+        self.rules  # noqa: B018  a wrong flag is refused here
+
+    @property
+    def rules(self) -> Protocol:
+        """The protocol, its flags set. Raises ParameterError."""
+        if self.protocol not in BY_NAME:
+            raise ParameterError(f"protocol = {self.protocol!r}: there are {', '.join(BY_NAME)}")
+        try:
+            return replace(BY_NAME[self.protocol], **self.flags)
+        except (TypeError, ValueError) as error:
+            raise ParameterError(f"flags: {error}; there are {', '.join(f.name for f in fields(Protocol))}") from None
 
     @property
     def name(self) -> str:
@@ -82,35 +96,34 @@ def check_parameters(history: list[str]) -> None:
                                      f"{', '.join(sorted(_assigned(before)))}")
 
 
-def stage1(setup: Setup, out, images: int = 200, views: int = 1, bn: str = "batch") -> xr.Dataset:
+def stage1(setup: Setup, out, images: int = 200, views: int = 1) -> xr.Dataset:
     """Train a supernet and score all architectures: the Stage-1 result, to be written to ``out``.
 
-    Scores are over the first ``images`` of ``views`` random views of the validation half under the
-    batch-norm rule ``bn``; with 0 images there are none. Raises UnknownMethod, ParameterError,
-    ResultError or BenchmarkError before any training.
+    Scores are over the first ``images`` of ``views`` random views of the validation half, by the protocol's
+    batch-norm rule; with 0 images there are none. Raises UnknownMethod, ParameterError, ResultError or
+    BenchmarkError before any training.
     """
     started = time.time()
     job = _Job(setup, out)
     x, y = job.data.fixed("valid half", views)
-    if not 0 <= images <= len(y) or bn not in BN_RULES:
-        raise ParameterError(f"images = {images}, bn = {bn!r}: {views} views have {len(y)} images, "
-                             f"the rules are {', '.join(BN_RULES)}")
+    if not 0 <= images <= len(y):
+        raise ParameterError(f"images = {images}: {views} views have {len(y)} images")
     trained = job.train()
     run = _law(trained)
     attrs = {}
     if images:
         begun = time.perf_counter()
-        calibration = job.data.fixed("train half")[0] if bn == "recalibrate" else None
-        scores = rank(trained.supernet, x[:images], y[:images], bn, calibration=calibration,
-                      folder=job.folder / f"rank-{bn}-{images}of{views}", progress=job.progress)
+        scores = job.rank(trained, x[:images], y[:images], f"{images}of{views}")
         run, attrs = run.merge(scores), scores.attrs
         run["rank_seconds"] = time.perf_counter() - begun
     return job.signed(run, started, **attrs)
 
 
-def stage2(setup: Setup, out, select=("prune", "valid", "synflow", "jacob_cov"),
-           candidates: int = 100) -> xr.Dataset:
+def stage2(setup: Setup, out, select=("prune", "valid", "synflow", "jacob_cov", "perturb"), candidates: int = 100,
+           settings: dict | None = None) -> xr.Dataset:
     """Every selection method on one supernet: the Stage-2 result, to be written to ``out``.
+
+    ``settings`` holds options of single methods, e.g. ``{"perturb": {"freeze_alpha": True}}``.
 
     The supernet comes from the cache, or is trained first. All methods choose among the same
     ``candidates`` draws from its law. A method that does not apply is missing in the result (NaN), its
@@ -119,16 +132,21 @@ def stage2(setup: Setup, out, select=("prune", "valid", "synflow", "jacob_cov"),
     started = time.time()
     if not select or candidates < 1:
         raise ParameterError("select and candidates: name at least one method and one candidate")
-    selectors = {_name(s): methods.stage2(_file(s)) for s in select}
+    settings, chosen = settings or {}, [_name(s) for s in select]
+    if not set(settings) <= set(chosen):
+        raise ParameterError(f"settings of {', '.join(set(settings) - set(chosen))}: selected are {', '.join(chosen)}")
+    selectors = {_name(s): methods.stage2(_file(s), **settings.get(_name(s), {})) for s in select}
     job = _Job(setup, out)
     truth = benchmark.truth(setup.data).values.astype(float)
     trained = job.train()
     # A draw of the run's own: with one seed for all, methods with like laws would share candidates (D16).
-    drawn = draw(trained.log_prob, candidates, int(results.config_hash(job.config), 16))
+    own = setup.seed if setup.rules.shared_draw else int(results.config_hash(job.config), 16)
+    drawn = draw(trained.log_prob, candidates, own)
     choices, reasons = {}, {}
     for name, selector in selectors.items():
         try:
-            choices[name] = selector(trained, job.data, drawn, setup.seed)
+            shown = {"truth": truth} if selector.informed else {}
+            choices[name] = selector(trained, job.data, drawn, setup.seed, **shown)
         except NotApplicable as reason:
             print(f"{name} does not apply: {reason}")
             choices[name], reasons[name] = None, str(reason)
@@ -166,12 +184,14 @@ class _Job:
 
     def __init__(self, setup: Setup, out):
         self.setup = setup
-        self.method: Stage1 = methods.stage1(_file(setup.method), **setup.hyper)
+        method = methods.stage1(_file(setup.method), **setup.hyper)
+        published = method.paper if setup.protocol == "paper" else {}
+        self.method: Stage1 = replace(method, **published | setup.hyper)
         self.budget = Budget(channels=setup.channels, cells=setup.cells, epochs=setup.epochs,
                              batch=setup.batch, lr=setup.lr, alpha_lr=setup.alpha_lr)
         self.data = _prepare(setup, out)
         self.truth = benchmark.truth(setup.data).values if self.method.informed else None
-        self.config = configuration(setup.name, self.method, NB201, self.data, self.budget, setup.seed)
+        self.config = configuration(setup.name, self.method, NB201, self.data, self.budget, setup.seed, setup.rules)
         # What else decides the weights, so that a changed file or table never meets an old supernet.
         self.config["threads"] = setup.threads
         if self.truth is not None:
@@ -183,7 +203,14 @@ class _Job:
 
     def train(self) -> Trained:
         return train(self.setup.name, self.method, NB201, self.data, self.budget, self.setup.seed,
-                     self.truth, self.folder, self.progress)
+                     self.truth, self.folder, self.progress, self.setup.rules)
+
+    def rank(self, trained: Trained, x, y, images: str) -> xr.Dataset:
+        """Scores of the whole space on ``x``, ``y`` as the protocol has it."""
+        rules = self.setup.rules
+        calibration = self.data.fixed("train half")[0] if rules.rank_bn == "recalibrate" else None
+        return rank(trained.supernet, x, y, rules.rank_bn, calibration=calibration,
+                    folder=self.folder / f"rank-{rules.rank_bn}-{images}", progress=self.progress)
 
     def signed(self, run: xr.Dataset, started: float, **attrs) -> xr.Dataset:
         """The result with the names and the origin that every run carries."""
@@ -191,7 +218,8 @@ class _Job:
         scale = (f"Supernets of {s.channels} channels and {s.cells} cell{'s' * (s.cells > 1)} per stage, trained for {s.epochs} "
                  f"epochs (published runs: {paper.channels}, {paper.cells}, {paper.epochs}).")
         run = run.assign_coords(dataset=s.data, stage1=s.name, seed=s.seed)
-        return run.assign_attrs(scale=scale, config=self.config, **attrs,
+        flags = f" with {', '.join(f'{k}={v}' for k, v in s.flags.items())}" if s.flags else ""
+        return run.assign_attrs(scale=scale, protocol=s.protocol + flags, config=self.config, **attrs,
                                 provenance=results.provenance(started, s.device))
 
 

@@ -12,9 +12,9 @@ import pandas as pd
 import xarray as xr
 
 from nas_lib import marks
+from nas_lib.drawing import cell
 from nas_lib.marks import banded, grid, heat, n_text, spread, tidy, tips
 from nas_lib.metrics import spearman
-from nas_lib.spaces import NB201
 
 
 def curves(evaluation: xr.Dataset, stage1: list[str] | None = None) -> alt.HConcatChart:
@@ -201,34 +201,34 @@ def law(probs: xr.DataArray) -> alt.FacetChart:
         description="Probability of each operation on each edge under the law that Stage 1 hands over.")
 
 
-def cell(arch: str, title: str = "") -> alt.LayerChart:
-    """One cell as a graph, data flowing from left to right.
+def paired_errors(corrected: xr.DataArray, published: xr.DataArray) -> alt.LayerChart:
+    """Test error of every pair of stages under the two protocols; accuracies ``(stage1, stage2, seed)`` in percent.
 
-    An edge is coloured and dashed by its operation, faint where nothing passes from input to output,
-    absent for ``none``. Raises ValueError if ``arch`` is no cell.
+    Whiskers are population standard deviations over seeds; on the dotted line nothing changes.
     """
-    ops = NB201.parse(arch)
-    on = np.where(NB201.live(ops), 1.0, 0.25)
-    arcs = [_arc(source, target, NB201.ops[op], strength)
-            for (target, source), op, strength in zip(NB201.edges, ops, on, strict=True)]
-    path = pd.concat(arcs).query("op != 'none'")
-    at = {"x": alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-0.2, 3.2])),
-          "y": alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[-0.85, 1.3]))}
-    colours, dashes = zip(*marks.OPS.values(), strict=True)
-    base = alt.Chart(path).encode(
-        **at, opacity=alt.Opacity("strength:Q", scale=None), tooltip=tips("edge", "op"),
-        color=alt.Color("op:N", title=None, scale=alt.Scale(domain=list(marks.OPS), range=colours),
-                        legend=alt.Legend(orient="bottom", symbolSize=250, symbolOpacity=1)))
-    lines = base.mark_line(strokeWidth=2.5).encode(detail="edge:N", order="step:O", strokeDash=alt.StrokeDash(
-        "op:N", title=None, scale=alt.Scale(domain=list(marks.OPS), range=dashes)))
-    heads = base.transform_filter("datum.step == 14").mark_point(
-        shape="triangle-right", filled=True, size=90).encode(angle=alt.Angle("turn:Q", scale=None))
-    nodes = alt.Chart(pd.DataFrame({"x": range(4), "y": 0, "name": ["in", "1", "2", "out"]})).encode(**at)
-    names = nodes.mark_text(color="white", fontSize=11).encode(text="name:N")
-    discs = nodes.mark_circle(size=620, color="#5a6270", opacity=1)
-    return alt.layer(lines, heads, discs, names).properties(
-        width=230, height=150, title=alt.Title(title, fontSize=11),
-        description=f"Cell {arch}. {title}".strip())
+    sides = {"x": 100 - tidy(published), "y": 100 - tidy(corrected)}
+    tables = {k: spread(v).set_index(["stage1", "stage2"]).add_prefix(f"{k}_") for k, v in sides.items()}
+    table = tables["x"].join(tables["y"], how="inner").reset_index()
+    names = [n for n in tidy(corrected).stage1.values.tolist() if n in set(table["stage1"])]
+    colour, _ = marks.method_scales(names)
+    scale = alt.Scale(zero=False)
+    base = alt.Chart(table).encode(color=alt.Color("stage1:N", title="Stage 1", scale=colour),
+                                   tooltip=tips("stage1", "stage2", "x_mean.2f=published (%)",
+                                                "y_mean.2f=corrected (%)", "y_n=seeds"))
+    x = alt.X("x_mean:Q", title="test error under the published protocol (%)", scale=scale)
+    y = alt.Y("y_mean:Q", title="test error under the corrected protocol (%)", scale=scale)
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y, shape=alt.Shape("stage2:N", title="Stage 2"))
+    flat = base.mark_rule(opacity=0.45).encode(x="x_low:Q", x2="x_high:Q", y=y)
+    steep = base.mark_rule(opacity=0.45).encode(x=x, y="y_low:Q", y2="y_high:Q")
+    ends = pd.DataFrame({"v": [table[["x_low", "y_low"]].min().max(), table[["x_high", "y_high"]].max().min()]})
+    same = alt.Chart(ends).mark_line(strokeDash=marks.DOT, color=marks.GREY).encode(x="v:Q", y="v:Q")
+    counts = n_text([*table["x_n"], *table["y_n"]])
+    return alt.layer(same, flat, steep, points).properties(
+        width=470, height=380,
+        title=alt.Title("Does the protocol change the result?",
+                        subtitle=f"mean and ± population std over {counts}; dotted: no change"),
+        description=f"Test error of {len(table)} pairs of Stage 1 and Stage 2 under the published and the corrected "
+                    "protocol.")
 
 
 def best_cells(truth: xr.DataArray, count: int = 6) -> alt.ConcatChart:
@@ -238,14 +238,3 @@ def best_cells(truth: xr.DataArray, count: int = 6) -> alt.ConcatChart:
     drawn = [cell(str(a), f"{v:.2f} %") for a, v in zip(best.arch.values, best.values, strict=True)]
     return alt.concat(*drawn, columns=3, spacing=14).properties(
         description=f"The {count} best cells, from {best.values[0]:.2f} to {best.values[-1]:.2f} percent.")
-
-
-def _arc(source, target, op, strength, steps=25):
-    """Points of an edge between two nodes on a line; the six arcs are laid out so that no two cross."""
-    t = np.linspace(0, 1, steps)
-    height = {(0, 2): 0.55, (1, 3): -0.65, (0, 3): 1.15}.get((source, target), 0.0)
-    x, y = source + (target - source) * t, height * np.sin(np.pi * t)
-    # Direction in pixels (230 x 150 for a domain of 3.4 x 2.15), clockwise because screens count y down.
-    turn = np.degrees(np.arctan2(-np.gradient(y) * 150 / 2.15, np.gradient(x) * 230 / 3.4))
-    return pd.DataFrame({"x": x, "y": y, "turn": turn, "step": range(steps), "op": op,
-                         "strength": strength, "edge": f"{target} ← {source}"}).round(3)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -19,8 +21,21 @@ class UnknownMethod(ValueError):
 
 def names(stage: str) -> list[str]:
     """The built-in methods of ``stage`` ("stage1" or "stage2"), by the files that hold them."""
-    files = (Path(nas_lib.__file__).parent / stage).glob("[a-z]*.py")
-    return sorted(f.stem.replace("_plus", "+").replace("_minus", "-") for f in files)
+    return sorted(_built_in(stage))
+
+
+def _built_in(stage: str) -> dict[str, str]:
+    """Name -> file stem: ``rsps_plus.py`` is "rsps+", ``darts_minus.py`` "darts-", ``pc_darts.py`` "pc-darts".
+
+    Scores of Stage 2 keep the underscore that their papers write.
+    """
+    found = {}
+    for file in (Path(nas_lib.__file__).parent / stage).glob("[a-z]*.py"):
+        stem, _, sign = file.stem.rpartition("_")
+        mark = {"plus": "+", "minus": "-"}.get(sign, "")
+        name = stem + mark if mark else file.stem
+        found[name.replace("_", "-") if stage == "stage1" else name] = file.stem
+    return found
 
 
 def stage1(name: str, **hyper) -> Stage1:
@@ -36,17 +51,22 @@ def stage1(name: str, **hyper) -> Stage1:
         raise UnknownMethod(f"{name}: {error}; its parameters are {known}") from None
 
 
-def stage2(name: str) -> Selector:
+def stage2(name: str, **options) -> Selector:
     """The Stage-2 method ``name``: its own ``select``, or the best of the candidates by its ``score``.
 
-    Raises UnknownMethod.
+    ``options`` are its arguments beyond those of every method. An ``informed`` one also takes ``truth=``, the
+    benchmark's accuracies ``[arch]``. Raises UnknownMethod.
     """
     module = _module("stage2", name)
-    if hasattr(module, "select"):
-        return module.select
-    if hasattr(module, "score"):
-        return best_of(module.score)
-    raise UnknownMethod(f"{name} defines neither score nor select, see README, section Add a method")
+    function = getattr(module, "select", None) or getattr(module, "score", None)
+    if function is None:
+        raise UnknownMethod(f"{name} defines neither score nor select, see README, section Add a method")
+    known = [p for p in list(inspect.signature(function).parameters)[4:] if p != "truth"]
+    if not options.keys() <= set(known):
+        raise UnknownMethod(f"{name}: unknown option {', '.join(options.keys() - set(known))}; it has {known}")
+    selector = partial(function, **options) if hasattr(module, "select") else best_of(function, **options)
+    selector.informed = getattr(module, "informed", False)
+    return selector
 
 
 def _module(stage: str, name: str) -> ModuleType:
@@ -59,9 +79,8 @@ def _module(stage: str, name: str) -> ModuleType:
         sys.modules[spec.name] = module     # dataclasses look their module up
         spec.loader.exec_module(module)
         return module
-    if name not in names(stage):
+    built_in = _built_in(stage)
+    if name not in built_in:
         raise UnknownMethod(f"unknown {stage} method {name!r}; built-in: {names(stage)}, or the path "
                             "of a .py file")
-    stem = name.removesuffix("+").removesuffix("-")
-    stem += {"+": "_plus", "-": "_minus"}.get(name[-1], "")
-    return importlib.import_module(f"nas_lib.{stage}.{stem}")
+    return importlib.import_module(f"nas_lib.{stage}.{built_in[name]}")

@@ -15,8 +15,11 @@ expectation, in closed form, over all orders of the tied, so that a constant lan
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
+import scipy  # loads scipy.stats when it is first used, which takes a second
 import xarray as xr
-from scipy import special, stats
+
+from nas_lib.sampling import draw
 
 GROUPS = 25
 SUPERNETS = {"N_U": "none", "N_I": "none+", "R_U": "rsps", "R_I": "rsps+"}
@@ -44,10 +47,10 @@ def groups(err, groups: int = GROUPS, ties: str = "worse", seed: int = 0) -> xr.
 
     def assign(e):
         if _checked(ties) == "worse":
-            rank = stats.rankdata(e, method="max", axis=-1)
+            rank = _ranks(e, "max")
         else:
             rank = np.empty(e.shape)
-            rank[..., order] = stats.rankdata(e[..., order], method="ordinal", axis=-1)
+            rank[..., order] = _ranks(e[..., order], "first")
         return np.searchsorted(bounds, rank) + _nan_if_any_missing(e)
     return _over_arch(assign, [err], keep=True).rename("group")
 
@@ -93,17 +96,19 @@ def random_baseline(truth, groups: int = GROUPS) -> xr.DataArray:
     return sampling_mass(uniform, truth, groups).rename("random")
 
 
-def reliance(accuracy) -> xr.DataArray:
+def reliance(accuracy, uniform: str = SUPERNETS["R_U"]) -> xr.DataArray:
     """Gain in test accuracy, in points, from a better law or from trained weights; run by run.
 
     ``accuracy [stage1, ...]`` of the selected architectures on the supernets none (N_U), none+ (N_I),
     rsps (R_U), rsps+ (R_I) -> ``[difference, ...]``: N_I-N_U and R_I-R_U are the reliance on the law,
-    R_U-N_U and R_I-N_I that on shared weights. Raises ValueError if one of the four is absent.
+    R_U-N_U and R_I-N_I that on shared weights. ``uniform`` names the supernet that is R_U: the paper's text has
+    rsps, its published list of results rsps2 (D7). Raises ValueError if one of the four is absent.
     """
-    absent = set(SUPERNETS.values()) - set(accuracy["stage1"].values.tolist())
+    supernets = SUPERNETS | {"R_U": uniform}
+    absent = set(supernets.values()) - set(accuracy["stage1"].values.tolist())
     if absent:
-        raise ValueError(f"reliance needs none, none+, rsps and rsps+: run {', '.join(sorted(absent))} too")
-    on = {k: accuracy.sel(stage1=v, drop=True) for k, v in SUPERNETS.items()}
+        raise ValueError(f"reliance needs {', '.join(supernets.values())}: run {', '.join(sorted(absent))} too")
+    on = {k: accuracy.sel(stage1=v, drop=True) for k, v in supernets.items()}
     names = xr.Variable("difference", [f"{a}-{b}" for a, b in DIFFERENCES])
     return xr.concat([on[a] - on[b] for a, b in DIFFERENCES], dim=names).rename("reliance")
 
@@ -112,7 +117,7 @@ def spearman(a, b, dim: str = "arch") -> xr.DataArray:
     """Spearman's rho: Pearson correlation of average ranks. NaN, not 0, where one side is constant."""
     def rho(x, y):
         gap = np.where(np.isnan(x) | np.isnan(y), np.nan, 0.0)
-        x, y = (stats.rankdata(v + gap, axis=-1, nan_policy="omit") for v in (x, y))
+        x, y = (_ranks(v + gap, "average") for v in (x, y))
         known = np.maximum((~np.isnan(x)).sum(-1, keepdims=True), 1)
         x, y = (np.nan_to_num(v - np.nansum(v, -1, keepdims=True) / known) for v in (x, y))
         return _ratio((x * y).sum(-1), np.sqrt((x * x).sum(-1) * (y * y).sum(-1)))
@@ -126,7 +131,7 @@ def kendall(a, b, dim: str = "arch") -> xr.DataArray:
     """
     def tau(x, y):
         known = ~(np.isnan(x) | np.isnan(y))
-        return stats.kendalltau(x[known], y[known]).statistic if known.sum() > 1 else np.nan
+        return scipy.stats.kendalltau(x[known], y[known]).statistic if known.sum() > 1 else np.nan
     return _over_arch(np.vectorize(tau, signature="(n),(n)->()"), [a, b], dim=dim).rename("kendall")
 
 
@@ -155,6 +160,36 @@ def regret(accuracy, truth) -> xr.DataArray:
     return (truth.max("arch", skipna=False) - accuracy).rename("regret")
 
 
+def replay(score, log_prob, truth, n: int = 100, draws: int = 1000, seed: int = 0) -> xr.DataArray:
+    """Test accuracy of the best by ``score`` among ``n`` candidates drawn from the law, again and again.
+
+    ``-> [..., draw]``: Stage 2 replayed from stored scores. The first drawn wins among equals, a missing score is
+    passed over (NaN where a draw has no score at all). All runs are drawn with the same random numbers.
+    """
+    def selected(s, logs, t):
+        drawn = draw(logs, draws * n, seed).reshape(draws, n)
+        best = np.take_along_axis(drawn, np.argmax(np.where(np.isnan(s), -np.inf, s)[drawn], 1)[:, None], 1)[:, 0]
+        return np.where(np.isnan(s[drawn]).all(1), np.nan, t[best])
+    runs = xr.apply_ufunc(selected, *(a.astype(float) for a in (score, log_prob, truth)), join="exact",
+                          vectorize=True, input_core_dims=[["arch"]] * 3, output_core_dims=[["draw"]])
+    return runs.assign_coords(draw=range(draws)).rename("replayed_accuracy")
+
+
+def confidence(x, dim: str = "seed", level: float = 0.95, resamples: int = 2000, seed: int = 0) -> xr.DataArray:
+    """Bootstrap interval ``[..., bound]`` (low, high) of the mean over ``dim``, by percentiles.
+
+    Missing values are left out of every mean. With a handful of seeds it is too narrow: give n beside it.
+    """
+    def interval(values):
+        n, known = values.shape[-1], ~np.isnan(values)
+        times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples).T   # n, resample
+        total, count = np.where(known, values, 0.0) @ times, known @ times
+        tails = [50 * (1 - level), 50 * (1 + level)]
+        return np.moveaxis(np.nanpercentile(_ratio(total, count), tails, axis=-1), 0, -1)
+    result = xr.apply_ufunc(interval, x.astype(float), input_core_dims=[[dim]], output_core_dims=[["bound"]])
+    return result.assign_coords(bound=["low", "high"]).rename("confidence")
+
+
 def expected_accuracy(log_prob, truth) -> xr.DataArray:
     """Mean test accuracy of an architecture drawn from the law, ``sum_i p_i truth_i``, in percent."""
     mean = _over_arch(lambda logs, t: (np.exp(logs) * t).sum(-1), [log_prob, truth])
@@ -163,7 +198,7 @@ def expected_accuracy(log_prob, truth) -> xr.DataArray:
 
 def entropy(log_prob) -> xr.DataArray:
     """``-sum_i p_i log p_i`` in nats, from 0 (one architecture) to log N (uniform)."""
-    return _over_arch(lambda logs: special.entr(np.exp(logs)).sum(-1), [log_prob]).rename("entropy")
+    return _over_arch(lambda logs: scipy.special.entr(np.exp(logs)).sum(-1), [log_prob]).rename("entropy")
 
 
 def precision_at(score, truth, k: int) -> xr.DataArray:
@@ -187,7 +222,7 @@ def best_rank_at(score, truth, k: int) -> xr.DataArray:
         low, high = (np.take_along_axis(r, order, -1) for r in _rank(-s))
         tied = (low < k) & (high > k)
         b, j = tied.sum(-1, keepdims=True), k - (high <= k).sum(-1, keepdims=True)
-        left, log = b - np.cumsum(tied, -1), special.gammaln
+        left, log = b - np.cumsum(tied, -1), scipy.special.gammaln
         with np.errstate(invalid="ignore"):  # only where an architecture is missing
             missed = np.exp(log(left + 1) - log(left - j + 1) - log(b + 1) + log(b - j + 1))
         missed = np.where(np.cumsum(high <= k, -1) > 0, 0.0, missed)
@@ -221,9 +256,15 @@ def _bounds(n, groups):
     return n * np.arange(1, groups) // groups
 
 
+def _ranks(x, method):
+    """Ranks from 1 within the last axis, ties by ``method``; what is missing stays so."""
+    flat = pd.DataFrame(np.reshape(x, (-1, np.shape(x)[-1])).T)
+    return flat.rank(method=method).to_numpy().T.reshape(np.shape(x))
+
+
 def _rank(x):
     """How many values are smaller than each, and how many are not larger: ``(low, high) [..., arch]``."""
-    return stats.rankdata(x, method="min", axis=-1) - 1, stats.rankdata(x, method="max", axis=-1)
+    return _ranks(x, "min") - 1, _ranks(x, "max")
 
 
 def _inside(low, high, n):

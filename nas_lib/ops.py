@@ -6,6 +6,7 @@ gives batch norm a learned scale and shift: off inside a supernet's cells, on ev
 Module names follow the published code, so that its checkpoints keep their names here.
 """
 
+import torch
 from torch import Tensor, nn
 
 
@@ -64,3 +65,16 @@ def stem(in_channels: int, channels: int, groups: int = 1) -> nn.Sequential:
         nn.Conv2d(in_channels, channels, 3, padding=1, groups=groups, bias=False),
         nn.BatchNorm2d(channels),
     )
+
+
+@torch.no_grad()
+def follow(norms: list[nn.BatchNorm2d], means: list[Tensor], variances: list[Tensor]) -> None:
+    """Move running statistics towards a batch's means and unbiased variances as train mode does, in a few calls."""
+    if not norms:
+        return
+    torch._foreach_add_([m.num_batches_tracked for m in norms], 1)
+    rates = [1 / m.num_batches_tracked.item() if m.momentum is None else m.momentum for m in norms]
+    for rate in set(rates):
+        chosen = [k for k, r in enumerate(rates) if r == rate]
+        torch._foreach_lerp_([b for k in chosen for b in (norms[k].running_mean, norms[k].running_var)],
+                             [b for k in chosen for b in (means[k], variances[k])], rate)

@@ -6,12 +6,14 @@ at 2C, reduction, ``cells`` at 4C, batch norm, ReLU, global average pool, linear
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_lib.ops import Reduction, ReLUConvBN, candidate, stem
-from nas_lib.spaces import Space
+from nas_lib.ops import Reduction, ReLUConvBN, candidate, follow, stem
+from nas_lib.spaces import NB201, Space
 
 
 class Cell(nn.Module):
@@ -75,20 +77,25 @@ class Supernet(nn.Module):
     """Weights shared by all architectures of ``space``; ``net(x, w)`` says which to use.
 
     Args: ``channels`` C of the first stage, ``cells`` N per stage, ``classes``, ``in_channels`` of
-    the images. Operation batch norms have no affine part; all batch norms keep running statistics.
+    the images; ``partial`` k: the operations see one k-th of the channels (see ``_Part``). Operation batch
+    norms have no affine part; all batch norms keep running statistics. Raises ValueError if k does not divide C.
     """
 
-    def __init__(self, space: Space, channels=16, cells=5, classes=10, in_channels=3):
+    def __init__(self, space: Space, channels=16, cells=5, classes=10, in_channels=3, partial=1):
         super().__init__()
+        if channels % partial:
+            raise ValueError(f"operations cannot see one {partial}-th of {channels} channels: take a multiple")
         self.space = space
+        self.partial = partial
         self.fuse = True                # mix operations together where that is the same: see Cell
+        self.compiled = True            # and where ``compiled.applies``, the whole at once; no second derivative
         self.stem = stem(in_channels, channels)
         self.cells = nn.ModuleList()
         for stage in range(3):
             width = channels * 2**stage
             if stage:
                 self.cells.append(Reduction(width // 2, width))
-            self.cells.extend(Cell(space, width) for _ in range(cells))
+            self.cells.extend(Cell(space, width // partial) for _ in range(cells))
         self.lastact = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU())
         self.classifier = nn.Linear(width, classes)
         self.to(memory_format=torch.channels_last)
@@ -100,11 +107,14 @@ class Supernet(nn.Module):
         ``sum_o w[e, o] op_o(x)``; or integer ``[edge]``, the one operation on each edge, with
         weight exactly 1. An operation whose weight is exactly 0 is not evaluated; where ``w``
         carries a gradient such an entry adds its own value 0, so that a straight-through sample
-        reaches all logits of its edge (the rule of GDAS' published code).
+        reaches all logits of its edge (the rule of GDAS' published code). With partial channels a last
+        column, ``[edge, op + 1]``, weighs the channels that pass by; without it they pass as they are.
 
         Raises ValueError if ``w`` has neither shape.
         """
-        shape = (len(self.space.edges), len(self.space.ops))
+        shape, passing = (len(self.space.edges), len(self.space.ops)), None
+        if self.partial > 1 and w.is_floating_point() and w.shape == (shape[0], shape[1] + 1):
+            w, passing = w[:, :-1], w[:, -1]
         if w.is_floating_point() and w.shape == shape:
             active = (w.detach() != 0).tolist()
             terms = [_Mixture(w[e], active[e]) for e in range(shape[0])]
@@ -113,7 +123,14 @@ class Supernet(nn.Module):
         else:
             raise ValueError(f"w must be floating {shape} or integer {shape[:1]}, "
                              f"got {w.dtype} {tuple(w.shape)}")
-        together = self.training and self.fuse and w.is_floating_point() and all(map(all, active))
+        if self.partial > 1:
+            terms = [_Part(t, self.partial, None if passing is None else passing[e]) for e, t in enumerate(terms)]
+        if self.training and self.fuse and self.compiled and self.partial == 1 and x.device.type == "cpu":
+            from nas_lib import compiled  # numba takes long to import
+
+            if compiled.applies(self, x, w):
+                return self.classifier(compiled.features(self, x, w))
+        together = self.training and self.fuse and self.partial == 1 and w.is_floating_point() and all(map(all, active))
         statistics: list = []
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         for cell in self.cells:
@@ -124,19 +141,38 @@ class Supernet(nn.Module):
         _follow(statistics)
         return self.classifier(self.lastact(x).mean((2, 3)))
 
+    @torch.no_grad()
+    def widen(self, partial: int) -> None:
+        """Let the operations see one ``partial``-th of the channels, more than before, in place.
 
-@torch.no_grad()
+        New channels are copies of the old ones, in order (Chen et al., DrNAS, ICLR 2021, section 3.3).
+        Gradients of the weights that grow are dropped.
+        """
+        times, rest = divmod(self.partial, partial)
+        if rest:
+            raise ValueError(f"operations that see one {self.partial}-th of the channels cannot grow to one "
+                             f"{partial}-th")
+        for cell in self.cells:
+            for op in cell.modules() if isinstance(cell, Cell) else ():
+                if isinstance(op, nn.Conv2d):
+                    grown = op.weight.repeat(times, times, 1, 1).contiguous(memory_format=torch.channels_last)
+                    op.weight.grad, op.weight.data = None, grown
+                    op.in_channels, op.out_channels = op.in_channels * times, op.out_channels * times
+                elif isinstance(op, nn.BatchNorm2d):
+                    op.running_mean, op.running_var = op.running_mean.repeat(times), op.running_var.repeat(times)
+                    op.num_features *= times
+        self.partial = partial
+
+
 def _follow(statistics: list) -> None:
-    """Move running statistics by momentum 0.1 towards those of a batch, for all layers in a few calls."""
-    running, batch = [], []
-    for norms, mean, deviation, n in statistics:
-        var = (deviation**-2 - norms[0].eps) * (n / max(n - 1, 1))
-        for norm, m, v in zip(norms, mean.chunk(len(norms)), var.chunk(len(norms)), strict=True):
-            running += [norm.running_mean, norm.running_var]
-            batch += [m, v]
-            norm.num_batches_tracked += 1
-    if running:
-        torch._foreach_lerp_(running, batch, 0.1)
+    """Let running statistics follow those of a batch, all layers in a few calls."""
+    norms, means, variances = [], [], []
+    for group, mean, deviation, n in statistics:
+        var = (deviation**-2 - group[0].eps) * (n / max(n - 1, 1))
+        norms += group
+        means += mean.chunk(len(group))
+        variances += var.chunk(len(group))
+    follow(norms, means, variances)
 
 
 class _One:
@@ -161,3 +197,64 @@ class _Mixture:
         if len(on) < len(self.active) and self.w.requires_grad:
             total = total + sum(self.w[o] for o, a in enumerate(self.active) if not a)
         return total
+
+
+class _Part:
+    """An edge whose ``term`` sees one k-th of the channels; the others pass by, weighted by ``passing``.
+
+    Then the channels are shuffled, so that the next edge's operations see others: channel ``g C/k + c`` goes
+    to ``c k + g`` (Xu et al., PC-DARTS, ICLR 2020, section 3.2, and its code).
+    """
+
+    def __init__(self, term, k, passing):
+        self.term, self.k, self.passing = term, k, passing
+
+    def __call__(self, ops, x):
+        inner, outer = x.tensor_split([x.shape[1] // self.k], 1)
+        if self.passing is not None:
+            outer = outer * self.passing
+        y = torch.cat([self.term(ops, inner), outer], 1).unflatten(1, (self.k, -1))     # B, k, C/k, H, W
+        return y.transpose(1, 2).flatten(1, 2)
+
+
+class StateError(ValueError):
+    """A state does not belong to such a supernet; the message names what does not fit."""
+
+
+def load_published(state: Mapping[str, Tensor], space: str = "nb201", *, channels: int, cells: int, classes: int,
+                   partial: int = 1) -> Supernet:
+    """The supernet whose tensors ``state`` holds under the names of the published code.
+
+    Args: ``state`` maps names to tensors or arrays, as ``state_dict()`` gave them (the logits, stored there as
+    ``_arch_parameters``, are no weights and are left out); ``space`` "nb201"; ``channels`` C of the first stage,
+    ``cells`` N per stage, ``classes``, ``partial`` k: the operations see one k-th of the channels.
+
+    Returns it in train mode, on the CPU, with ``net(x, w)`` as in ``Supernet.forward``. Raises StateError,
+    naming everything that is missing, unknown or of another shape; ValueError for another space.
+    """
+    if space != "nb201":
+        raise ValueError(f"unknown space {space!r}: supernets of nb201 can be loaded")
+    state = {name: _tensor(name, value) for name, value in state.items() if name != "_arch_parameters"}
+    stem = state.get("stem.0.weight")
+    net = Supernet(NB201, channels, cells, classes, stem.shape[1] if stem is not None and stem.ndim == 4 else 3,
+                   partial=partial)
+    own = net.state_dict()
+    counters = {name for name in own if name.endswith("num_batches_tracked")}    # of no consequence, if absent
+    faults = [f"missing: {name}" for name in own if name not in state and name not in counters]
+    faults += [f"unknown: {name}" for name in state if name not in own]
+    faults += [f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}" for name in own
+               if name in state and state[name].shape != own[name].shape]
+    if faults:
+        more = f" and {len(faults) - 8} more" if len(faults) > 8 else ""
+        raise StateError(f"no supernet of {space} with channels={channels}, cells={cells}, classes={classes}, "
+                         f"partial={partial}: {'; '.join(faults[:8])}{more}; check these four numbers")
+    net.load_state_dict(state, strict=False)
+    return net
+
+
+def _tensor(name: str, value) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise StateError(f"{name} is no tensor but {type(value).__name__}: give a state_dict, names to "
+                         "tensors") from None

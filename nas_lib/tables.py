@@ -16,6 +16,7 @@ from pandas.io.formats.style import Styler
 
 from nas_lib.marks import n_text, tidy
 from nas_lib.metrics import mean_std, spearman
+from nas_lib.results import where
 from nas_lib.spaces import NB201
 
 BASELINES = {"none": "N_U: untrained, uniform law", "none+": "N_I: untrained, informed law",
@@ -78,6 +79,18 @@ def quality(bench: xr.Dataset) -> Styler:
                    "The truth table; seeds are compared on different networks only")
 
 
+def protocols(corrected: xr.Dataset, published: xr.Dataset) -> Styler:
+    """Health of shared-weight accuracy under the two protocols, ``(stage1, seed)``: one row per Stage 1."""
+    sides = {"published": tidy(published), "corrected": tidy(corrected)}
+    shown = [n for n in sides["corrected"].stage1.values.tolist() if n in sides["published"].stage1.values
+             and all(data.distinct.sel(stage1=n).notnull().any() for data in sides.values())]
+    columns = {f"{SUMMARY[name][0]}, {side}": _column(mean_std(data[name].sel(stage1=shown)), SUMMARY[name][1])
+               for name in ("spearman", "distinct", "chance_share") for side, data in sides.items()}
+    table = pd.DataFrame(columns, index=shown).rename_axis(columns="Stage 1")
+    counts = n_text(sides["corrected"].distinct.sel(stage1=shown).count("seed"))
+    return _styled(table, f"Mean ± population std over {counts}; Spearman: shared-weight with true accuracy")
+
+
 def ties(ties: xr.DataArray) -> Styler:
     """How many candidates share the best score, ``ties(stage1, stage2, seed)``; 1 is a clear winner."""
     stats = mean_std(tidy(ties)).transpose("stage1", "stage2")
@@ -110,6 +123,11 @@ class Note:
 
     def _repr_markdown_(self) -> str:
         return self.text
+
+
+def source(path) -> Note:
+    """The text of a method's file."""
+    return Note(f"```python\n{where(path).read_text('utf8').strip()}\n```")
 
 
 def scale(runs: xr.Dataset) -> Note:

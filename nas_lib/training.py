@@ -1,53 +1,84 @@
 """Stage 1: train shared weights and, where the method has one, a law over architectures.
 
-Per step: the architecture step (validation half, Adam on alpha), then the weight step (training
-half, SGD on the weights), each on its own draw of what the method mixes in. First order: the
-gradient of alpha is taken at the current weights (Liu et al., ICLR 2019, with xi = 0).
+First order unless a method says otherwise: the gradient of alpha is taken at the current weights (Liu et
+al., ICLR 2019, with xi = 0). The steps themselves are in ``steps``.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from nas_lib.checkpoint import load, save
 from nas_lib.data import Data
+from nas_lib.protocol import CORRECTED, Protocol
 from nas_lib.results import config_hash
 from nas_lib.spaces import Space
+from nas_lib.steps import Run as _Run
 from nas_lib.supernet import Supernet
 
 
 class Stage1:
     """What a Stage-1 method says about itself; a method is a frozen dataclass of this type.
 
-    Only ``mix`` must be written. ``alpha`` is whatever ``init`` returned: usually logits
-    ``[edge, op]``, one row per edge. ``progress`` runs from 0 to 1 over the training.
+    Only ``mix`` must be written; everything else is a hook with a default. ``alpha`` is whatever ``init``
+    returned: usually logits ``[edge, op]``, one row per edge. ``progress`` is the fraction e/E of the epochs
+    that are over, the same throughout an epoch.
     """
 
     learns = True       # alpha takes gradient steps on the validation half
     trains = True       # the weights are trained at all
     informed = False    # init is shown the benchmark's accuracies: an oracle baseline
+    decays = True       # Adam's weight decay pulls alpha towards 0
+    unrolled = False    # alpha's gradient looks one step of the weights ahead
+    options: ClassVar[dict] = {}    # the values that a hyper-parameter which is a word can have
+    paper: ClassVar[dict] = {}      # hyper-parameters of "Picking up the pieces" that are no defaults here
+
+    def __post_init__(self):
+        for name, known in self.options.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: it can be {', '.join(known)}")
 
     def init(self, space: Space, generator: torch.Generator, truth: np.ndarray | None) -> Tensor | None:
         """Starting alpha: ``1e-3 N(0, 1)`` logits (algorithms, rule N2). None: nothing to know."""
         return 1e-3 * torch.randn(len(space.edges), len(space.ops), generator=generator)
 
     def mix(self, space: Space, alpha, progress: float, generator: torch.Generator) -> Tensor:
-        """What the supernet uses in this pass: weights ``[edge, op]`` or operations ``[edge]``."""
+        """What the supernet uses in a pass: weights ``[edge, op]`` or operations ``[edge]``; see ``Supernet``."""
         raise NotImplementedError
+
+    def mix_weights(self, space: Space, alpha, progress: float, generator: torch.Generator) -> Tensor:
+        """What the weight step uses, if not what ``mix`` gives.
+
+        Operations ``[pass, edge]`` are one pass each over the same images, whose gradients add up.
+        """
+        return self.mix(space, alpha, progress, generator)
+
+    def architecture_loss(self, space: Space, alpha: Tensor, progress: float, generator: torch.Generator,
+                          loss: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """What alpha descends: ``loss(w)`` is the cross-entropy of a validation batch. None: alpha rests."""
+        return loss(self.mix(space, alpha, progress, generator)) + self.penalty(alpha)
 
     def penalty(self, alpha: Tensor) -> Tensor | float:
         """Added to the loss of the architecture step."""
         return 0.0
+
+    def start_epoch(self, alpha: Tensor, progress: float) -> Tensor:
+        """alpha as an epoch begins with it, for methods that learn one."""
+        return alpha
+
+    def partial_at(self, progress: float) -> int:
+        """k: operations see one k-th of the channels. It may fall during the training, to a divisor."""
+        return 1
 
     def probs(self, space: Space, alpha) -> Tensor | None:
         """Probabilities ``[edge, op]`` of the law handed over; None if it does not factorise."""
@@ -88,16 +119,19 @@ class Trained:
     config: dict = field(default_factory=dict)
     seed: int = 0
     seconds: float = 0.0
+    protocol: Protocol = CORRECTED  # by which it was trained and is to be evaluated
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message names where, and the remedy."""
 
 
-def configuration(name: str, method: Stage1, space: Space, data: Data, budget: Budget, seed: int) -> dict:
-    """Everything that determines a Stage-1 run, as plain values."""
+def configuration(name: str, method: Stage1, space: Space, data: Data, budget: Budget, seed: int,
+                  protocol: Protocol = CORRECTED) -> dict:
+    """Everything that determines a Stage-1 run, as plain values; of the protocol what concerns training."""
+    flags = ("clip_alpha", "drop_gradients", "untrained_cells")
     return {"space": space.name, "data": data.config, "stage1": name, "method": asdict(method),
-            "budget": asdict(budget), "seed": seed}
+            "budget": asdict(budget), "seed": seed, "protocol": {f: getattr(protocol, f) for f in flags}}
 
 
 def run_folder(base: Path, config: dict) -> Path:
@@ -107,15 +141,17 @@ def run_folder(base: Path, config: dict) -> Path:
 
 
 def train(name: str, method: Stage1, space: Space, data: Data, budget: Budget, seed: int,
-          truth: np.ndarray | None = None, folder: Path | None = None, progress=True) -> Trained:
+          truth: np.ndarray | None = None, folder: Path | None = None, progress=True,
+          protocol: Protocol = CORRECTED) -> Trained:
     """Train a supernet by ``method`` on the device that holds ``data``.
 
     With ``folder`` the state is stored there after every epoch; a stopped run called again goes on
     from it and ends with the same numbers, and a finished one is only loaded. ``truth [arch]``
-    (percent) is shown to informed methods alone. Raises TrainingError on a non-finite loss.
+    (percent) is shown to informed methods alone. ``protocol`` says by which rules the weights are trained,
+    and goes with the result. Raises TrainingError on a non-finite loss.
     """
-    config = configuration(name, method, space, data, budget, seed)
-    run = _Run(method, space, data, budget, seed, truth if method.informed else None)
+    config = configuration(name, method, space, data, budget, seed, protocol)
+    run = _Run(method, space, data, budget, seed, truth if method.informed else None, protocol)
     purpose = json.dumps(config, sort_keys=True)
     file = None
     if folder is not None:
@@ -129,155 +165,16 @@ def train(name: str, method: Stage1, space: Space, data: Data, budget: Budget, s
                disable=not progress)
     while run.epoch < epochs:
         loss = run.train_epoch(epochs)
+        if not math.isfinite(loss):
+            raise TrainingError(f"{name}: the loss is not finite in epoch {run.epoch - 1}; lower the learning "
+                                f"rate ({budget.lr}) or the clip norm ({budget.clip}); the last good epoch is stored")
         bar.set_postfix(loss=f"{loss:.3f}")
         bar.update()
         if file is not None:
             save(file, run.state(), purpose)
     bar.close()
-    return run.finished(config)
-
-
-class _Run:
-    """A training in progress: all that must be stored to go on as if never stopped."""
-
-    def __init__(self, method, space, data, budget, seed, truth):
-        self.method, self.space, self.data, self.budget, self.seed = method, space, data, budget, seed
-        self.choices = torch.Generator().manual_seed(seed)                # order, alpha, samples
-        self.pixels = torch.Generator(data.device).manual_seed(seed)      # augmentation
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            net = Supernet(space, budget.channels, budget.cells, data.classes, data.shape[0])
-        self.net = net.to(data.device)
-        self.alpha = method.init(space, self.choices, truth)              # after the layers: N2
-        self.learns = method.learns and self.alpha is not None
-        self.sgd = torch.optim.SGD(self.net.parameters(), budget.lr, budget.momentum,
-                                   weight_decay=budget.weight_decay)
-        if self.learns:
-            self.alpha.requires_grad_()
-            self.adam = torch.optim.Adam([self.alpha], budget.alpha_lr, betas=(0.5, 0.999),
-                                         weight_decay=budget.alpha_weight_decay)
-        self.train_half, self.valid_half = data.halves()
-        self.epoch, self.seconds, self.history = 0, 0.0, {}
-
-    def train_epoch(self, epochs: int) -> float:
-        """One pass over the training half; returns its mean loss."""
-        clock = _Clock(self.data.device)
-        budget, (x, y) = self.budget, self.train_half
-        for group in self.sgd.param_groups:
-            turn = 1 + math.cos(math.pi * self.epoch / epochs)
-            group["lr"] = budget.lr_min + (budget.lr - budget.lr_min) * turn / 2
-        self.net.train()
-        total = torch.zeros(2, device=self.data.device)                   # loss, correct answers
-        order = torch.randperm(len(y), generator=self.choices).to(y.device).split(budget.batch)
-        for step, rows in enumerate(order):
-            at = (self.epoch + step / len(order)) / epochs
-            if self.learns:
-                self._architecture_step(at)
-            loss, right = self._weight_step(x[rows], y[rows], at)
-            total += torch.stack([loss * len(rows), right])
-        mean, right = (total / len(y)).tolist()
-        if not np.isfinite(mean):
-            raise TrainingError(
-                f"{type(self.method).__name__}: the loss is not finite in epoch {self.epoch}; lower "
-                f"the learning rate ({budget.lr}) or the clip norm ({budget.clip}); the last good "
-                "epoch is stored")
-        self.epoch += 1
-        self._record(train_loss=mean, train_accuracy=100 * right, valid_accuracy=self._validate(epochs))
-        self.seconds += clock.seconds()
-        return mean
-
-    def _architecture_step(self, at: float):
-        x, y = self.valid_half
-        rows = torch.randperm(len(y), generator=self.choices)[:self.budget.batch].to(y.device)
-        self.net.requires_grad_(False)
-        loss, _ = self._loss(x[rows], y[rows], at)
-        (loss + self.method.penalty(self.alpha)).backward()
-        self.net.requires_grad_(True)
-        self.adam.step()
-        self.adam.zero_grad()
-
-    def _weight_step(self, x, y, at: float):
-        with torch.no_grad():
-            w = self._mix(at)
-        loss, right = self._loss(x, y, at, w)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.budget.clip)
-        self.sgd.step()
-        self.sgd.zero_grad()
-        return loss.detach(), right
-
-    def _mix(self, at: float) -> Tensor:
-        return self.method.mix(self.space, self.alpha, at, self.choices).to(self.data.device)
-
-    def _loss(self, x, y, at: float, w: Tensor | None = None):
-        out = self.net(self.data.augment(x, self.pixels), self._mix(at) if w is None else w)
-        return F.cross_entropy(out, y), (out.argmax(1) == y).sum().float()
-
-    @torch.no_grad()
-    def _validate(self, epochs: int) -> float:
-        """Accuracy of what the method mixes, on fixed images, under their own batch statistics."""
-        x, y = self.data.fixed("valid half", copies=1)
-        before = [b.clone() for b in self.net.buffers()]
-        right = 0
-        for xb, yb in zip(x.split(256), y.split(256), strict=True):
-            right += (self.net(xb, self._mix(self.epoch / epochs)).argmax(1) == yb).sum().item()
-        for b, old in zip(self.net.buffers(), before, strict=True):
-            b.copy_(old)
-        return 100 * right / len(y)
-
-    def _record(self, **values):
-        probs = self._probs()
-        if probs is not None:
-            values["probs_history"] = probs
-        for key, value in values.items():
-            row = torch.as_tensor(value, dtype=torch.float64)[None]
-            self.history[key] = torch.cat([self.history[key], row]) if key in self.history else row
-
-    def _probs(self) -> Tensor | None:
-        with torch.no_grad():
-            return self.method.probs(self.space, None if self.alpha is None else self.alpha.cpu())
-
-    def state(self) -> dict:
-        """Tensors and plain values from which ``restore`` goes on exactly."""
-        state = {"epoch": self.epoch, "seconds": self.seconds, "net": self.net.state_dict(),
-                 "sgd": self.sgd.state_dict(), "choices": self.choices.get_state(),
-                 "pixels": self.pixels.get_state(), "history": self.history}
-        if self.alpha is not None:
-            state["alpha"] = self.alpha.detach()
-        if self.learns:
-            state["adam"] = self.adam.state_dict()
-        return state
-
-    def restore(self, state: dict) -> None:
-        self.net.load_state_dict(state["net"])
-        self.sgd.load_state_dict(state["sgd"])
-        self.choices.set_state(state["choices"])
-        self.pixels.set_state(state["pixels"])
-        self.epoch, self.seconds, self.history = state["epoch"], state["seconds"], state["history"]
-        if self.alpha is not None:
-            with torch.no_grad():
-                self.alpha.copy_(state["alpha"])
-        if self.learns:
-            self.adam.load_state_dict(state["adam"])
-
-    def finished(self, config: dict) -> Trained:
-        alpha = None if self.alpha is None else self.alpha.detach().cpu()
-        return Trained(self.space, self.net, alpha, self._probs(),
-                       self.method.log_prob(self.space, alpha),
-                       {k: v.numpy() for k, v in self.history.items()}, config, self.seed, self.seconds)
-
-
-class _Clock:
-    """Seconds since the start, with the device's queue drained at both ends."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.start = self._now()
-
-    def _now(self) -> float:
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
-        return time.perf_counter()
-
-    def seconds(self) -> float:
-        return self._now() - self.start
+    for p in run.net.parameters():
+        p.grad = None
+    alpha = None if run.alpha is None else run.alpha.detach().cpu()
+    return Trained(space, run.net, alpha, run.probs(), method.log_prob(space, alpha),
+                   {k: v.numpy() for k, v in run.history.items()}, config, seed, run.seconds, protocol)

@@ -31,16 +31,19 @@ def never(monkeypatch):
     ({"seed": "three"}, ParameterError, "seed = 'three': it must be int"),
     ({"epochs": 1.5}, ParameterError, "epochs"),
     ({"batch": 0}, ParameterError, "at least 1"),
+    ({"protocol": "published"}, ParameterError, "there are corrected, paper"),
+    ({"flags": {"bn": "batch"}}, ParameterError, "there are clip_alpha.* rank_bn"),
+    ({"flags": {"rank_bn": "none"}}, ParameterError, "one of running, batch, recalibrate"),
 ])
 def test_wrong_setup(never, tmp_path, wrong, error, says):
     with pytest.raises(error, match=says):
         stage1(Setup(**{"cache": str(tmp_path)} | wrong), tmp_path / "x.nc")
 
 
-@pytest.mark.parametrize("wrong", [{"images": 10**6}, {"images": -1}, {"bn": "none"}])
-def test_wrong_ranking(never, tmp_path, wrong):
-    with pytest.raises(ParameterError, match="batch, recalibrate|running"):
-        stage1(Setup(cache=str(tmp_path)), tmp_path / "x.nc", **wrong)
+@pytest.mark.parametrize("images", [10**6, -1])
+def test_wrong_ranking(never, tmp_path, images):
+    with pytest.raises(ParameterError, match="1 views have 512 images"):
+        stage1(Setup(cache=str(tmp_path)), tmp_path / "x.nc", images=images)
 
 
 def test_wrong_selection(never, tmp_path):
@@ -49,6 +52,10 @@ def test_wrong_selection(never, tmp_path):
         stage2(setup, tmp_path / "x.nc", select=["sinflow"])
     with pytest.raises(ParameterError, match="at least one"):
         stage2(setup, tmp_path / "x.nc", select=[])
+    with pytest.raises(ParameterError, match="settings of valid: selected are prune"):
+        stage2(setup, tmp_path / "x.nc", select=["prune"], settings={"valid": {}})
+    with pytest.raises(UnknownMethod, match="unknown option depth"):
+        stage2(setup, tmp_path / "x.nc", select=["perturb"], settings={"perturb": {"depth": 1}})
 
 
 def test_wrong_shard(never, tmp_path):
@@ -128,3 +135,42 @@ def test_shard(tmp_path):
     again = shard(3, 2630, [5, 6], tmp_path / "s.nc", setup, {"steps": 2, "copies": 1})
     assert again.equals(table)          # seconds too: read, not trained
     results.write(table, tmp_path / "s.nc")
+
+
+def test_the_protocol_decides_and_is_recorded(tmp_path, monkeypatch):
+    """Published values of a method are defaults under "paper", one flag changes one thing."""
+    seen = []
+
+    def remember(name, method, *_, **__):
+        seen.append((method, _[-1]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments, "train", remember)
+    for setup in ({}, {"protocol": "paper"}, {"protocol": "paper", "hyper": {"beta": "late"}},
+                  {"flags": {"clip_alpha": True}}):
+        with pytest.raises(KeyboardInterrupt):
+            stage1(Setup(method="darts-", cache=str(tmp_path), **setup), tmp_path / "x.nc")
+    assert [m.beta for m, _ in seen] == ["linear", "constant", "late", "linear"]
+    assert [p.rank_bn for _, p in seen] == ["batch", "running", "running", "batch"]
+    assert [p.clip_alpha for _, p in seen] == [False, True, True, True]
+
+
+def test_results_carry_their_protocol(tmp_path):
+    setup = Setup(method="none", cache=str(tmp_path), channels=1, protocol="paper", flags={"shared_draw": False})
+    one = stage1(setup, tmp_path / "1.nc", images=0)
+    assert one.attrs["protocol"] == "paper with shared_draw=False"
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_draws_of_different_methods(tmp_path, shared):
+    """Both laws are uniform: with one seed for all they draw the same candidates (D16)."""
+    drawn = [stage2(Setup(method=m, cache=str(tmp_path), channels=1, epochs=1, batch=512,
+                          flags={"shared_draw": shared}), tmp_path / "2.nc", select=["random"], candidates=20)
+             for m in ("none", "rsps")]
+    assert np.array_equal(*(run.candidates for run in drawn)) == shared
+
+
+def test_an_oracle_sees_the_truth_and_takes_the_best_candidate(tmp_path):
+    two = stage2(Setup(method="none", cache=str(tmp_path), channels=1), tmp_path / "2.nc", select=["oracle"],
+                 candidates=30)
+    assert two.accuracy.item() == two.candidate_accuracy.max()

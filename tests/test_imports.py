@@ -12,10 +12,10 @@ import nas_lib
 ROOT = Path(nas_lib.__file__).parent
 FILES = sorted(f for f in ROOT.rglob("*.py") if "__pycache__" not in f.parts)
 LEVELS = {
-    0: "nas_lib spaces embedded benchmark metrics results published sampling",
-    1: "marks figures tables charts bookext data ops",
-    2: "supernet checkpoint smallnets kernels",
-    3: "training ranking proxies standalone selection",
+    0: "nas_lib spaces embedded benchmark metrics results published sampling protocol",
+    1: "marks drawing figures tables charts bookext data ops",
+    2: "supernet checkpoint smallnets kernels convolution program compiled",
+    3: "training steps unrolled ranking proxies standalone selection",
     4: "stage1 stage2 methods",
     5: "evaluate experiments",
 }

@@ -1,7 +1,7 @@
 """What every method must do, built-in or your own: ``pytest tests/test_methods.py --method mine.py``."""
 
 import copy
-from dataclasses import FrozenInstanceError, is_dataclass
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +11,23 @@ import torch
 import tiny
 from nas_lib import methods, training
 from nas_lib.methods import UnknownMethod
-from nas_lib.sampling import draw, rank_law
+from nas_lib.sampling import draw
 from nas_lib.selection import Choice, NotApplicable
 from nas_lib.spaces import NB201, Space
 
 DATA = tiny.data()
+BUDGET = replace(tiny.BUDGET, channels=4)      # so that a quarter of the channels is one
 DRAWS = 1500
 
 
 def pytest_generate_tests(metafunc):
-    """Parametrise over the folders of methods, and over the files given by ``--method``."""
+    """Parametrise over the folders of methods or, where ``--method`` gives some, over those files alone."""
     own = [str(Path(f).resolve()) for f in metafunc.config.getoption("--method", [])]
     holds = {f: "class Method" in Path(f).read_text() for f in own if Path(f).is_file()}
     for stage, files in (("stage1", [f for f in own if holds.get(f, True)]),
                          ("stage2", [f for f in own if not holds.get(f, True)])):
         if stage in metafunc.fixturenames:
-            metafunc.parametrize(stage, methods.names(stage) + files, ids=lambda n: Path(n).name)
+            metafunc.parametrize(stage, files if own else methods.names(stage), ids=lambda n: Path(n).name)
 
 
 def truth(space):
@@ -51,6 +52,8 @@ def test_a_stage_1_method_is_a_frozen_dataclass(stage1):
     with pytest.raises(FrozenInstanceError):
         method.learns = None
     assert method == methods.stage1(stage1) or stage1.endswith(".py")
+    assert set(method.paper) | set(method.options) <= {f.name for f in fields(method)}
+    methods.stage1(stage1, **method.paper)
 
 
 @pytest.mark.parametrize("space", [NB201, tiny.SPACE], ids=lambda s: s.name)
@@ -67,29 +70,24 @@ def test_the_law_is_a_law_over_all_architectures(stage1, space):
         np.testing.assert_allclose(log_prob, space.log_prob(probs.double().numpy()), rtol=1e-6)
 
 
-def test_an_informed_law_is_the_rank_law(stage1):
-    method = methods.stage1(stage1)
-    if not method.informed:
-        pytest.skip("sees no truth")
-    expected = rank_law(truth(NB201))
-    np.testing.assert_allclose(np.exp(method.log_prob(NB201, start(method, NB201))), expected, rtol=1e-9)
-
-
 @pytest.mark.parametrize("space", [NB201, tiny.SPACE], ids=lambda s: s.name)
 def test_what_is_mixed_fits_the_supernet(stage1, space):
     method = methods.stage1(stage1)
     if not method.trains:
         pytest.skip("trains no weights")
     alpha, edges, ops = steeper(method, space), len(space.edges), len(space.ops)
-    for progress in (0.0, 0.3, 1.0):
-        w = method.mix(space, alpha, progress, torch.Generator().manual_seed(3))
-        again = method.mix(space, alpha, progress, torch.Generator().manual_seed(3))
-        assert torch.equal(w, again), "only the generator may decide"
-        if w.is_floating_point():
-            assert w.shape == (edges, ops) and w.isfinite().all() and (w >= 0).all()
-            torch.testing.assert_close(w.sum(-1), torch.ones(edges))
-        else:
-            assert w.shape == (edges,) and w.min() >= 0 and w.max() < ops
+    for progress in (0.0, 0.3, 0.99):
+        for mix in (method.mix, method.mix_weights):
+            w = mix(space, alpha, progress, torch.Generator().manual_seed(3))
+            again = mix(space, alpha, progress, torch.Generator().manual_seed(3))
+            assert torch.equal(w, again), "only the generator may decide"
+            if w.is_floating_point():
+                passing = method.partial_at(progress) > 1 and w.shape[-1] == ops + 1
+                assert w.shape == (edges, ops + passing) and w.isfinite().all() and (w >= 0).all()
+                assert (w.sum(-1) > 0).all()
+            else:
+                assert w.shape[-1] == edges and w.ndim <= 1 + (mix == method.mix_weights)
+                assert w.min() >= 0 and w.max() < ops
 
 
 def test_samples_follow_the_law(stage1):
@@ -119,42 +117,54 @@ def test_alpha_moves_to_the_better_operation(stage1):
     alpha, generator = start(method, space).requires_grad_(), torch.Generator().manual_seed(5)
     before = method.probs(space, alpha.detach())[:, 0].clone()
     adam = torch.optim.Adam([alpha], lr=0.05)
+
+    def cost(w):
+        return w[:, 1].sum() if w.is_floating_point() else (w == 1).sum().float()
+
     for step in range(60):
-        (method.mix(space, alpha, step / 60, generator)[:, 1].sum() + method.penalty(alpha)).backward()
-        adam.step()
-        adam.zero_grad()
+        loss = method.architecture_loss(space, alpha, step / 60, generator, cost)
+        if loss is not None:
+            loss.backward()
+            adam.step()
+            adam.zero_grad()
     assert (method.probs(space, alpha.detach())[:, 0] > before + 0.2).all()
 
 
-def test_alpha_of_darts_moves_to_the_better_operation_of_a_supernet():
-    """Stripes that only tell their class at full resolution: the identity keeps them, a pool does not."""
-    space = Space("two", nodes=2, ops=("skip_connect", "avg_pool_3x3"))
-    generator = torch.Generator().manual_seed(0)
-    row = torch.tensor([1.0, -1.0]).repeat(4)
-    stripes = torch.stack([row.expand(8, 8), row[:, None].expand(8, 8), torch.zeros(8, 8)])[:, None]
-    y = torch.randint(3, (64,), generator=generator)
-
-    def transform(x, g):
-        brightness = 3 * torch.randn(len(x), 1, 1, 1, generator=g)
-        return x * torch.randint(2, (len(x), 1, 1, 1), generator=g).mul(2).sub(1) + brightness
-
-    data = tiny.changed(DATA, parts={"train": (stripes[y], y)}, transform=transform)
-    budget = training.Budget(channels=4, cells=1, epochs=12, batch=16, lr=0.1, alpha_lr=0.02)
-    probs = [training.train("darts", methods.stage1("darts"), space, data, budget, seed, progress=False).probs
-             for seed in (0, 1, 2)]
-    assert torch.stack(probs)[..., 0].mean() > 0.6
-
-
-def test_training_reaches_alpha_and_weights(stage1):
+def run(stage1, seed=0, folder=None):
+    """A short training, as one dictionary of tensors and values."""
     method = methods.stage1(stage1)
     shown = truth(tiny.SPACE) if method.informed else None
-    trained = training.train("own", method, tiny.SPACE, DATA, tiny.BUDGET, 0, shown, progress=False)
-    first = start(method, tiny.SPACE)
-    assert (trained.alpha != first).any() == method.learns
+    trained = training.train("own", method, tiny.SPACE, DATA, BUDGET, seed, shown, folder, progress=False)
+    return trained, {"net": dict(trained.supernet.state_dict()), "alpha": trained.alpha, "probs": trained.probs,
+                     "log_prob": torch.from_numpy(trained.log_prob),
+                     "history": {k: torch.from_numpy(v) for k, v in trained.history.items()}}
+
+
+def test_training_reaches_alpha_and_weights_and_the_seed_decides_all(stage1):
+    method = methods.stage1(stage1)
+    trained, state = run(stage1)
+    assert (trained.alpha != start(method, tiny.SPACE)).any() == method.learns
+    assert (trained.history["train_loss"].shape == (BUDGET.epochs,)) if method.trains else not trained.history
     torch.manual_seed(0)
-    net = training.Supernet(tiny.SPACE, tiny.BUDGET.channels, tiny.BUDGET.cells, 3, 1)
+    net = training.Supernet(tiny.SPACE, BUDGET.channels, BUDGET.cells, 3, 1)
     assert torch.equal(net.stem[0].weight, trained.supernet.stem[0].weight) != method.trains
     assert np.exp(trained.log_prob).sum() == pytest.approx(1, abs=1e-6)
+    assert all(p.grad is None and p.requires_grad for p in trained.supernet.parameters())
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    tiny.same(state, run(stage1)[1])
+    assert torch.equal(before, torch.get_rng_state()), "the global generator is not to be used"
+    with pytest.raises(AssertionError):
+        tiny.same(state, run(stage1, seed=1)[1])
+
+
+def test_a_stopped_training_goes_on_to_the_same_bits(stage1, monkeypatch, tmp_path):
+    if not methods.stage1(stage1).trains:
+        pytest.skip("trains no weights")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        tiny.stop_after(patch, training, 2)
+        run(stage1, folder=tmp_path)
+    tiny.same(run(stage1, folder=tmp_path)[1], run(stage1)[1])
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +172,11 @@ def trained():
     return training.train("darts", methods.stage1("darts"), tiny.SPACE, DATA, tiny.BUDGET, 0, progress=False)
 
 
-def select(name, trained, seed=0):
+def select(name, trained, seed=0, **options):
     candidates = draw(trained.log_prob, 12, seed=1)
-    return methods.stage2(name)(trained, DATA, candidates, seed), candidates
+    selector = methods.stage2(name, **options)
+    shown = {"truth": truth(tiny.SPACE)} if selector.informed else {}
+    return selector(trained, DATA, candidates, seed, **shown), candidates
 
 
 def test_a_stage_2_method_chooses_an_architecture(stage2, trained):
@@ -225,12 +237,13 @@ def test_valid_is_the_accuracy_with_statistics_of_its_own(trained):
 
 
 def test_the_built_in_methods():
-    assert {"none", "none+", "rsps", "rsps+", "darts", "gdas"} <= set(methods.names("stage1"))
+    assert {"none", "none+", "rsps", "rsps+", "rsps2", "darts", "darts-", "gdas", "snas", "dirichlet", "blank", "blank-",
+            "sdarts-rs", "pc-darts", "fairnas", "setn"} <= set(methods.names("stage1"))
     assert {"prune", "valid", "synflow", "jacob_cov"} <= set(methods.names("stage2"))
     assert methods.stage1("gdas", tau_min=0.5).tau_min == 0.5
 
 
-@pytest.mark.parametrize("name", ["dart", "", "__init__", "nas_lib.stage1.darts", "rsps_plus", "+"])
+@pytest.mark.parametrize("name", ["dart", "", "__init__", "nas_lib.stage1.darts", "rsps_plus", "pc_darts", "+"])
 def test_an_unknown_name_says_what_there_is(name):
     for stage, make in (("stage1", methods.stage1), ("stage2", methods.stage2)):
         with pytest.raises(UnknownMethod) as error:
@@ -239,7 +252,7 @@ def test_an_unknown_name_says_what_there_is(name):
 
 
 def test_a_missing_file_is_named_in_full():
-    with pytest.raises(UnknownMethod, match=r"no file /.*/nowhere.py; built-in stage1 methods: \['darts'"):
+    with pytest.raises(UnknownMethod, match=r"no file /.*/nowhere.py; built-in stage1 methods: \['blank'"):
         methods.stage1("nowhere.py")
 
 

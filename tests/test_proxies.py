@@ -1,15 +1,19 @@
 """Zero-cost scores against their definitions, without the shortcuts."""
 
 import copy
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import tiny
-from nas_lib import proxies
-from nas_lib.spaces import NB201
+from nas_lib import benchmark, proxies
+from nas_lib.spaces import NB201, Space
+from nas_lib.supernet import Supernet
 
 ARCHS = NB201.archs[[5744, 123, 9, 1835, 1651, 77]]
 
@@ -103,11 +107,13 @@ def test_the_score_belongs_to_the_architecture(score):
 @pytest.mark.parametrize("training", [True, False])
 def test_the_supernet_stays_as_it_was(training):
     net = tiny.supernet(NB201, dtype=torch.float32).train(training)
-    before = copy.deepcopy(net.state_dict())
-    x = tiny.images(6, dtype=torch.float32)[0]
+    before, (x, y) = copy.deepcopy(net.state_dict()), tiny.images(6, dtype=torch.float32)
+    state = torch.get_rng_state()
     first = proxies.jacob_cov(net, ARCHS[:2], x)
-    proxies.synflow(net, ARCHS[:2], (1, 8, 8))
+    proxies.score(net, ARCHS[0], x, y, proxies.NAMES)
+    proxies.size(net, ARCHS, (1, 8, 8))
     tiny.same(dict(net.state_dict()), dict(before))
+    assert torch.equal(torch.get_rng_state(), state) and x.grad is None and not x.requires_grad
     assert net.training == training and all(p.grad is None and p.requires_grad for p in net.parameters())
     other = tiny.supernet(NB201, dtype=torch.float32).train(not training)
     np.testing.assert_array_equal(first, proxies.jacob_cov(other, ARCHS[:2], x))
@@ -133,3 +139,174 @@ def test_jacob_cov_is_its_definition():
     found = proxies.jacob_cov(net, archs, x)
     np.testing.assert_allclose(found, [literal_jacob_cov(net, a, x) for a in archs], rtol=1e-5)
     assert np.isnan(proxies.jacob_cov(net, NB201.archs[[1651]], x)).all()
+
+
+def looked_at(net, x, arch):
+    """Logits, and in the order of the pass (module, input, output) of every layer, ReLU and batch norm."""
+    net, seen = copy.deepcopy(net), []
+    for m in net.modules():
+        if isinstance(m, nn.Conv2d | nn.Linear | nn.ReLU | nn.BatchNorm2d):
+            m.register_forward_hook(lambda m, i, o: seen.append((m, i[0].detach(), o.detach())))
+    return net(x, tiny.chosen(arch)), seen
+
+
+def layers(net):
+    return [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+
+def gradients(net, x, y, arch):
+    """(theta, dL/dtheta) of every layer, None where it has none."""
+    net = copy.deepcopy(net)
+    F.cross_entropy(net(x, tiny.chosen(arch)), y).backward()
+    return [(m.weight.detach(), m.weight.grad) for m in layers(net)]
+
+
+def literal_grasp(net, x, y, arch, step=1e-7):
+    """``H g`` as the difference of the gradients at ``theta + step g`` and ``theta - step g``."""
+    here, sides = gradients(net, x, y, arch), []
+    for sign in (1, -1):
+        moved = copy.deepcopy(net)
+        with torch.no_grad():
+            for m, (_, g) in zip(layers(moved), here, strict=True):
+                if g is not None:
+                    m.weight.add_(g, alpha=sign * step)
+        sides.append([g for _, g in gradients(moved, x, y, arch)])
+    return -sum((w * (up - down)).sum().item() / (2 * step)
+                for (w, _), up, down in zip(here, *sides, strict=True) if up is not None)
+
+
+def literal_fisher(net, x, y, arch):
+    """Give every output channel of every layer and image a factor of 1; dL/dfactor is ``sum_places a dL/da``."""
+    net, factors = copy.deepcopy(net).train(), []
+
+    def scaled(m, _, out):
+        factors.append((m, torch.ones(out.shape[:2], dtype=out.dtype, requires_grad=True)))
+        return out * factors[-1][1].view(*out.shape[:2], *[1] * (out.ndim - 2))
+    for m in net.modules():
+        if isinstance(m, nn.Conv2d | nn.Linear):
+            m.register_forward_hook(scaled)
+    F.cross_entropy(net(x, tiny.chosen(arch)), y).backward()
+    return sum(m.weight[0].numel() * (f.grad**2).mean(0).sum().item() / 2 for m, f in factors
+               if f.grad is not None)
+
+
+def literal_naswot(net, x, arch):
+    codes = [torch.cat([(o[i] > 0).flatten() for m, _, o in looked_at(net, x, arch)[1] if isinstance(m, nn.ReLU)])
+             for i in range(len(x))]
+    kernel = [[(a == b).sum().item() for b in codes] for a in codes]
+    return np.log(np.linalg.det(np.array(kernel, dtype=float)))
+
+
+def literal_zen(net, x, arch):
+    net = copy.deepcopy(net).train()
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    (_, here), (_, there) = (looked_at(net, at, arch) for at in (x, x + 0.01 * noise))
+    distance = sum(((here[-2][2][i] - there[-2][2][i])**2).sum().sqrt() for i in range(len(x))) / len(x)
+    spread = [i.transpose(0, 1).flatten(1).var(1, correction=0).mean() for m, i, _ in here
+              if isinstance(m, nn.BatchNorm2d)]
+    assert isinstance(here[-2][0], nn.ReLU)     # the last before the classifier
+    return (distance.log() + sum(v.sqrt().log() for v in spread if v > 0)).item()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_every_measure_is_its_definition(training):
+    """In float64, on architectures with dead edges (9), pools (123) and convolutions (5744)."""
+    net, (x, y) = tiny.supernet(NB201, channels=3).train(training), tiny.images(5)
+    archs = ARCHS[:3 if training else 1]
+    found = proxies.scores(net, archs, x, y, proxies.NAMES)
+    for i, arch in enumerate(archs):
+        known = [(w, g) for w, g in gradients(net, x, y, arch) if g is not None]
+        expected = {
+            "grad_norm": sum((g**2).sum().sqrt() for _, g in known),
+            "snip": sum((w * g).abs().sum() for w, g in known),
+            "plain": sum((w * g).sum() for w, g in known),
+            "l2_norm": sum((w**2).sum().sqrt() for w, g in known if (g != 0).any()),
+            "grasp": literal_grasp(net, x, y, arch), "fisher": literal_fisher(net, x, y, arch),
+            "naswot": literal_naswot(net, x, arch), "zen": literal_zen(net, x, arch)}
+        for name, value in expected.items():
+            assert found[name][i] == pytest.approx(float(value), rel=1e-5), name
+
+
+def test_synflow_with_batch_norm_is_the_derivative_along_every_weight():
+    """``theta dR/dtheta`` by a difference of R, weight by weight, on a network small enough for that."""
+    net, step, expected = tiny.supernet(Space("one", 2, ("none", "nor_conv_1x1")), channels=1).train(), 1e-6, 0
+    plus = copy.deepcopy(net)
+    with torch.no_grad():
+        for tensor in plus.state_dict().values():
+            tensor.abs_()
+        for m in layers(plus):
+            for place in np.ndindex(*m.weight.shape):
+                theta, total = m.weight[place].item(), []
+                for sign in (1, -1):
+                    m.weight[place] = theta * (1 + sign * step)
+                    total.append(plus(torch.ones(1, 1, 8, 8).double(), tiny.chosen([1])).sum().item())
+                m.weight[place] = theta
+                expected += abs(total[0] - total[1]) / (2 * step)
+    found = proxies.score(net, [1], *tiny.images(2), ["synflow_bn"])["synflow_bn"]
+    assert found == pytest.approx(expected, rel=1e-4) and expected > 1
+
+
+def test_batch_norm_is_as_found_but_for_fisher_and_zen():
+    net, (x, y) = tiny.supernet(NB201), tiny.images(6)
+    train, evaluated = (proxies.score(net.train(mode), ARCHS[0], x, y, proxies.NAMES) for mode in (True, False))
+    assert {n for n in proxies.NAMES if train[n] == evaluated[n]} == {"synflow", "fisher", "zen", "l2_norm"}
+    forced = proxies.scores(net, ARCHS[:1], x, y, proxies.NAMES, training=True)
+    assert {n: v[0] for n, v in forced.items()} == train
+
+
+def test_one_network_has_one_score():
+    """naswot alone counts ReLUs on edges that do not matter, as published."""
+    net, (x, y) = tiny.supernet(NB201), tiny.images(6)
+    classes = NB201.classes("weights")
+    twins = NB201.archs[np.flatnonzero(classes == classes[9])[[0, 5, -1]]]
+    assert (twins[0] != twins[1]).any()
+    for name, values in proxies.scores(net.train(), twins, x, y, proxies.NAMES).items():
+        if name != "naswot":
+            np.testing.assert_allclose(values, values[0], rtol=1e-9, err_msg=name)
+
+
+def test_a_network_without_a_path_has_no_score_or_none_to_speak_of():
+    found = proxies.score(tiny.supernet(NB201), NB201.archs[1651], *tiny.images(6), proxies.NAMES)
+    assert {n for n, v in found.items() if np.isnan(v)} == {"jacob_cov", "naswot", "zen"}
+    assert found["synflow"] == 0
+
+
+def test_measures_share_their_passes(monkeypatch):
+    passes, forward = [], Supernet.forward
+    monkeypatch.setattr(Supernet, "forward", lambda net, *a: passes.append(net) or forward(net, *a))
+    net, (x, y) = tiny.supernet(NB201), tiny.images(6)
+    names = ["jacob_cov", "grad_norm", "snip", "plain", "grasp", "fisher", "l2_norm", "naswot"]
+    together = proxies.scores(net, ARCHS[:2], x, y, names)
+    assert len(passes) == 2 and len(set(passes)) == 1
+    for name in names:
+        np.testing.assert_allclose(proxies.scores(net, ARCHS[:2], x, y, [name])[name], together[name])
+
+
+def test_an_unknown_measure_says_which_there_are():
+    with pytest.raises(ValueError, match="unknown measure 'snap': there are synflow, synflow_bn, jacob_cov, .*zen"):
+        proxies.score(tiny.supernet(), (0, 1, 2), *tiny.images(), ["snip", "snap"])
+
+
+@pytest.mark.parametrize("channels, cells, shape", [(4, 1, (3, 8, 8)), (3, 2, (1, 9, 9))])
+def test_the_size_is_that_of_the_stand_alone_network(channels, cells, shape):
+    net = Supernet(NB201, channels, cells, 7, shape[0])
+    for found, expected in zip(proxies.size(net, NB201.archs, shape),
+                               benchmark.counts(NB201, NB201.archs, channels, cells, 7, shape), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_scores_of_the_published_code():
+    folder = os.environ.get("NAS_ORACLE")
+    if not folder:
+        pytest.skip("set NAS_ORACLE to the folder that holds oracle_nb201.npz")
+    oracle = dict(np.load(Path(folder) / "oracle_nb201.npz"))
+    net = Supernet(NB201, channels=4, cells=1)
+    net.load_state_dict({k.removeprefix("sd/"): torch.from_numpy(v) for k, v in oracle.items()
+                         if k.startswith("sd/") and k != "sd/_arch_parameters"})
+    names = [k.removeprefix("measures/") for k in oracle if k.startswith("measures/")]
+    assert len(names) == 8
+    x, y = torch.from_numpy(oracle["x"]), torch.from_numpy(oracle["y"])
+    for i, arch in enumerate(oracle["archs"]):
+        for name, value in proxies.score(net.train(), arch, x, y, names).items():
+            rel = 1e-6 if name == "synflow" else 1e-4
+            assert value == pytest.approx(oracle[f"measures/{name}"][i], rel=rel, nan_ok=True), name

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nas_lib.sampling import draw, rank_law
+from nas_lib.sampling import draw, rank_law, threshold_law
 
 
 def test_the_ideal_law_is_proportional_to_rank():
@@ -14,9 +14,15 @@ def test_equal_accuracies_rank_by_index():
     np.testing.assert_allclose(rank_law([5, 5, 1, 5]), np.array([1, 2, 0, 3]) / 6)
 
 
-def test_the_ideal_law_needs_every_accuracy():
+@pytest.mark.parametrize("law", [rank_law, threshold_law])
+def test_the_ideal_law_needs_every_accuracy(law):
     with pytest.raises(ValueError, match="accuracy of every architecture; some are missing"):
-        rank_law([1, np.nan, 2])
+        law([1, np.nan, 2])
+
+
+def test_the_threshold_law_by_hand():
+    weights = np.array([100, 100, 20, 10, 10, 1, 0, 0])     # gaps 0, 0.05, 0.1, 0.5, 0.9, 1, 2, 84
+    np.testing.assert_allclose(threshold_law([94, 93.95, 93.875, 93.5, 93.125, 93, 92, 10]), weights / weights.sum())
 
 
 def test_draws_follow_the_law():

@@ -10,20 +10,24 @@ import torch
 import torch.nn.functional as F
 
 import tiny
-from nas_lib import proxies
+from nas_lib import methods, proxies
 from nas_lib.spaces import NB201
 from nas_lib.supernet import Cell, Supernet
 
 
-def written_out(net, x, w):
-    """Logits by the definition: node i is the sum over j < i and o of ``w[ij, o] op_o(node j)``."""
+def written_out(net, x, w, auxiliary=0.0):
+    """Logits by the definition: node i is the sum over j < i and o of ``w[ij, o] op_o(node j)``.
+
+    ``auxiliary`` beta adds ``beta node j`` on every edge.
+    """
     x = net.stem(x)
     for cell in net.cells:
         if isinstance(cell, Cell):
             nodes = [x]
             for i in range(1, net.space.nodes):
-                nodes.append(sum(w[e, o] * op(nodes[j]) for e, (t, j) in enumerate(net.space.edges)
-                                 if t == i for o, op in enumerate(cell.edges[f"{i}<-{j}"])))
+                mixed = sum(w[e, o] * op(nodes[j]) for e, (t, j) in enumerate(net.space.edges)
+                            if t == i for o, op in enumerate(cell.edges[f"{i}<-{j}"]))
+                nodes.append(mixed + auxiliary * sum(nodes))
             x = nodes[-1]
         else:
             pool, conv = cell.downsample
@@ -183,6 +187,14 @@ def test_loss_and_gradients_of_the_published_code(oracle, published):
     close(norms.norm(), oracle["softmax/train/gradnorm_all"])
 
 
+def test_loss_and_gradient_of_the_published_auxiliary_skip(oracle, published):
+    net, alpha = published
+    w = methods.stage1("darts-", beta="constant").mix(NB201, alpha, 0.0, None)
+    loss = F.cross_entropy(net.train()(oracle["x"], w), oracle["y"])
+    close(loss, oracle["minus/train/loss"])
+    close(torch.autograd.grad(loss, alpha)[0], oracle["minus/train/grad_alpha"])
+
+
 def test_zero_cost_scores_of_the_published_code(oracle, published):
     net, _ = published
     archs = oracle["archs"].numpy()
@@ -206,3 +218,68 @@ def test_mixing_together_is_the_plain_mixture():
         seen.append([out, w.grad, *(p.grad for p in net.parameters()), *net.buffers()])
     for a, b in zip(*seen, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("beta, progress, value", [("linear", 0.25, 0.75), ("constant", 0.25, 1.0)])
+def test_beta_on_the_skip_is_an_auxiliary_skip(beta, progress, value):
+    net, (x, _) = tiny.supernet(NB201, cells=2), tiny.images()
+    alpha = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    w = methods.stage1("darts-", beta=beta).mix(NB201, alpha, progress, None)
+    torch.testing.assert_close(net(x, w), written_out(net, x, alpha.softmax(-1), auxiliary=value))
+
+
+def partial_by_hand(net, x, w, passing):
+    """Logits of partial channels: per edge, mix the first C/k channels, append the others, interleave."""
+    k, x = net.partial, net.stem(x)
+    for cell in net.cells:
+        if isinstance(cell, Cell):
+            nodes = [x]
+            for i in range(1, net.space.nodes):
+                total = 0
+                for e, (t, j) in enumerate(net.space.edges):
+                    if t == i:
+                        c = nodes[j].shape[1]
+                        mixed = sum(w[e, o] * op(nodes[j][:, :c // k]) for o, op in enumerate(cell.edges[f"{i}<-{j}"]))
+                        y = torch.cat([mixed, passing[e] * nodes[j][:, c // k:]], 1)
+                        total = total + y[:, [g * (c // k) + m for m in range(c // k) for g in range(k)]]
+                nodes.append(total)
+            x = nodes[-1]
+        else:
+            x = cell(x)
+    return net.classifier(net.lastact(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_partial_channels_by_hand(k):
+    torch.manual_seed(0)
+    net, (x, _) = Supernet(NB201, 4, 1, 3, 1, partial=k).double(), tiny.images()
+    w = torch.rand(6, 6, dtype=torch.float64)
+    torch.testing.assert_close(net(x, w), partial_by_hand(net, x, w[:, :5], w[:, 5]))
+    torch.testing.assert_close(net(x, w[:, :5]), partial_by_hand(net, x, w[:, :5], torch.ones(6)))
+    arch = NB201.archs[123]
+    torch.testing.assert_close(net(x, tiny.chosen(arch)), partial_by_hand(net, x, one_hot(arch), torch.ones(6)))
+    with pytest.raises(ValueError, match=r"got torch.float64 \(6, 6\)"):
+        tiny.supernet(NB201)(x, w)              # all channels: none that could pass by
+
+
+def test_widening_copies_channels():
+    net = Supernet(NB201, 4, 1, 3, 1, partial=4)
+    before = copy.deepcopy(net.state_dict())
+    for m in net.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            m.running_mean.normal_()
+    net.widen(2)
+    assert net.partial == 2 and {k: v.shape for k, v in net.state_dict().items()} == {
+        k: v.shape for k, v in Supernet(NB201, 4, 1, 3, 1, partial=2).state_dict().items()}
+    op = net.cells[4].edges["3<-2"][3].op
+    for rows in (slice(0, 4), slice(4, 8)):
+        for columns in (slice(0, 4), slice(4, 8)):
+            assert torch.equal(op[1].weight[rows, columns], before["cells.4.edges.3<-2.3.op.1.weight"])
+    assert torch.equal(op[2].running_mean[:4], op[2].running_mean[4:]) and op[1].in_channels == 8
+    assert torch.equal(net.stem[0].weight, before["stem.0.weight"])
+    net(torch.randn(4, 1, 8, 8), torch.rand(6, 5)).sum().backward()
+    assert op[1].weight.grad.shape == (8, 8, 3, 3)
+    with pytest.raises(ValueError, match="one 2-th of the channels cannot grow to one 3-th"):
+        net.widen(3)
+    with pytest.raises(ValueError, match="one 3-th of 4 channels"):
+        Supernet(NB201, 4, 1, partial=3)

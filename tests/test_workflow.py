@@ -29,8 +29,30 @@ def dry(*options, tmp_path):
 def test_quick_campaign(tmp_path):
     quick = yaml.safe_load((CAMPAIGNS / "quick.yaml").read_text())
     runs = len(quick["stage1"]) * len(quick["seeds"])
-    jobs = dry(tmp_path=tmp_path)
-    assert jobs == {"stage1": runs, "stage2": runs, "page": 4, "book": 1, "all": 1, "total": 2 * runs + 6}
+    pages = len(quick["pages"])
+    assert dry(tmp_path=tmp_path) == {"stage1": runs, "stage2": runs, "summary": 1, "page": pages, "book": 1,
+                                      "all": 1, "total": 2 * runs + pages + 3}
+
+
+def test_a_campaign_without_pages_ends_with_its_summary(tmp_path):
+    options = ("--configfile", "notebooks/campaigns/quick-paper.yaml")
+    jobs = dry(*options, tmp_path=tmp_path)
+    assert jobs["summary"] == 1 and not {"page", "book"} & set(jobs)
+
+
+def test_a_method_given_as_a_file_goes_by_its_name(tmp_path):
+    mine = yaml.safe_load((CAMPAIGNS / "quick-paper.yaml").read_text())
+    mine |= {"stage1": ["notebooks/own/sharpened.py"], "seeds": [3]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+    assert dry("--configfile", str(tmp_path / "mine.yaml"), tmp_path=tmp_path)["total"] == 4
+
+
+def test_both_protocols_run_the_same_campaign():
+    quick, paper = (yaml.safe_load((CAMPAIGNS / f"{name}.yaml").read_text()) for name in ("quick", "quick-paper"))
+    assert set(quick["stage1"]) <= set(paper["stage1"])
+    differ = {k for k in quick if quick[k] != paper[k]}
+    assert differ == {"campaign", "stage1", "pages", "parameters"}
+    assert quick["parameters"] | {"protocol": "paper"} == paper["parameters"]
 
 
 def test_truth_campaign(tmp_path):

@@ -1,8 +1,9 @@
-"""Correlation of input gradients within one fixed batch of training images (proxies.jacob_cov)."""
+"""Correlation of input gradients within one fixed batch of training images (Mellor et al., ICML 2021).
 
-from nas_lib import proxies
+``-sum log(v + k) + 1 / (v + k)`` over the eigenvalues v: high if images are told apart. See ``proxies``."""
+
+from nas_lib.selection import measure
 
 
-def score(trained, archs, data, seed, batch=64):
-    x, _ = data.fixed("train half", copies=1)
-    return proxies.jacob_cov(trained.supernet, archs, x[:batch])
+def score(trained, archs, data, seed):
+    return measure(trained, archs, data, seed, ["jacob_cov"])["jacob_cov"]

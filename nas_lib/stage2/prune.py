@@ -5,12 +5,12 @@ Needs learned alphas; a uniform or oracle law has none to prune by.
 
 import time
 
-from nas_lib.selection import Choice, NotApplicable
+from nas_lib.selection import Choice, NotApplicable, learned
 
 
 def select(trained, data, candidates, seed):
     start = time.perf_counter()
-    if trained.probs is None or (trained.probs == trained.probs[:, :1]).all():
+    if not learned(trained):
         raise NotApplicable("prune needs architecture parameters; this Stage 1 learns none")
     strongest = trained.probs.argmax(-1).numpy()
     return Choice(int(trained.space.index(strongest)), seconds=time.perf_counter() - start)

@@ -1,7 +1,9 @@
-"""Synaptic flow of every candidate under the shared weights; no image is looked at (proxies.synflow)."""
+"""Synaptic flow under the shared weights: ``sum |theta dR/dtheta|``; no image is looked at.
 
-from nas_lib import proxies
+Tanaka et al., NeurIPS 2020; Abdelfattah et al., ICLR 2021. The definition is in ``proxies``."""
+
+from nas_lib.selection import measure
 
 
 def score(trained, archs, data, seed):
-    return proxies.synflow(trained.supernet, archs, data.shape)
+    return measure(trained, archs, data, seed, ["synflow"])["synflow"]

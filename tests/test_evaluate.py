@@ -1,0 +1,50 @@
+"""Both evaluations joined: what a campaign leaves behind."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from nas_lib import evaluate, results
+
+
+@pytest.fixture(scope="module")
+def joined(runs, choices, bench):
+    """Runs of both stages as ``results.load`` returns them, and the truth."""
+    one = runs.assign(log_prob=xr.zeros_like(runs.score) - np.log(runs.sizes["arch"])).expand_dims(dataset=["d"])
+    two = xr.Dataset({"accuracy": choices.accuracy, "ties": xr.ones_like(choices.accuracy)})
+    one.attrs = runs.attrs | {"protocol": "paper"}
+    return one, two.expand_dims(dataset=["d"]), bench.test.mean("train_seed").assign_attrs(classes=10)
+
+
+def test_a_summary_holds_both_evaluations(joined, choices):
+    one, two, truth = joined
+    made = evaluate.summary(one, two, truth)
+    stage1 = evaluate.evaluate_stage1(one.squeeze("dataset"), truth)
+    for name in stage1:
+        np.testing.assert_array_equal(made[name], stage1[name])
+    np.testing.assert_array_equal(made.accuracy, choices.accuracy)
+    np.testing.assert_allclose(made.reliance, choices.reliance)
+    assert made.attrs["protocol"] == "paper" and made.attrs["bn"] == "batch" and "arch" not in made.dims
+
+
+def test_without_the_four_baselines_there_is_no_reliance(joined):
+    one, two, truth = joined
+    some = ["darts", "gdas"]
+    assert "reliance" not in evaluate.summary(one.sel(stage1=some), two.sel(stage1=some), truth)
+
+
+def test_several_data_sets_are_refused(joined):
+    one, two, truth = joined
+    with pytest.raises(ValueError, match="length greater than one"):
+        evaluate.summary(xr.concat([one, one.assign_coords(dataset=["e"])], "dataset"), two, truth)
+
+
+def test_own_summary_before_the_kept_one(joined, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "root", lambda: tmp_path)
+    with pytest.raises(results.ResultError, match="no result at .*mine/summary.nc"):
+        evaluate.load_summary("mine")
+    made = evaluate.summary(*joined)
+    results.write(made.assign_attrs(scale="kept"), tmp_path / "book/reference/mine.nc")
+    assert evaluate.load_summary("mine").attrs["scale"] == "kept"
+    results.write(made.assign_attrs(scale="own"), tmp_path / "results/mine/summary.nc")
+    assert evaluate.load_summary("mine").attrs["scale"] == "own"
