@@ -25,6 +25,7 @@ from nas_lib.sampling import draw
 from nas_lib.selection import NotApplicable
 from nas_lib.spaces import NB201
 from nas_lib.standalone import Recipe, train_shard
+from nas_lib.sweep import published
 from nas_lib.training import Budget, Stage1, Trained, configuration, run_folder, train
 
 
@@ -113,7 +114,7 @@ def stage1(setup: Setup, out, images: int = 200, views: int = 1) -> xr.Dataset:
     attrs = {}
     if images:
         begun = time.perf_counter()
-        scores = job.rank(trained, x[:images], y[:images], f"{images}of{views}")
+        scores = job.rank(trained, x[:images], y[:images], views)
         run, attrs = run.merge(scores), scores.attrs
         run["rank_seconds"] = time.perf_counter() - begun
     return job.signed(run, started, **attrs)
@@ -205,12 +206,18 @@ class _Job:
         return train(self.setup.name, self.method, NB201, self.data, self.budget, self.setup.seed,
                      self.truth, self.folder, self.progress, self.setup.rules)
 
-    def rank(self, trained: Trained, x, y, images: str) -> xr.Dataset:
-        """Scores of the whole space on ``x``, ``y`` as the protocol has it."""
-        rules = self.setup.rules
+    def rank(self, trained: Trained, x, y, views: int) -> xr.Dataset:
+        """Scores of the whole space, on ``x``, ``y`` or as the flags of the protocol have it."""
+        rules, images = self.setup.rules, len(y)
+        law = trained.log_prob if rules.random_gdas and self.setup.name == "gdas" else None
+        folder = self.folder / f"rank-{rules.rank_bn}-{images}of{views}"
+        if rules.fresh_images or law is not None:
+            folder = folder.with_name(f"{folder.name}-{rules.fresh_images}-{law is not None}")
+            return published(trained.supernet.eval(), self.data, images, rules.fresh_images, law, rules.rank_bn,
+                             folder=folder, progress=self.progress)
         calibration = self.data.fixed("train half")[0] if rules.rank_bn == "recalibrate" else None
-        return rank(trained.supernet, x, y, rules.rank_bn, calibration=calibration,
-                    folder=self.folder / f"rank-{rules.rank_bn}-{images}", progress=self.progress)
+        return rank(trained.supernet, x, y, rules.rank_bn, calibration=calibration, folder=folder,
+                    progress=self.progress)
 
     def signed(self, run: xr.Dataset, started: float, **attrs) -> xr.Dataset:
         """The result with the names and the origin that every run carries."""

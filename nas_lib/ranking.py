@@ -187,12 +187,13 @@ def representatives(space, rule: str) -> tuple[np.ndarray, np.ndarray]:
 
 @torch.no_grad()
 def logits(net: Supernet, archs: np.ndarray, images: Tensor, layers: Layers) -> Tensor:
-    """Logits ``[arch, B, classes]`` of ``archs [arch, edge]`` on one batch of images."""
+    """Logits ``[arch, B, classes]`` of ``archs [arch, edge]`` on one batch of images ``[B, C, H, W]``, or each on a
+    batch of its own, ``[arch, B, C, H, W]``."""
     layers.start()
     archs = _relevant(net.space, archs, layers.rule)
-    owner = np.zeros(len(archs), dtype=np.int64)
+    owner = np.zeros(len(archs), dtype=np.int64) if images.ndim == 4 else np.arange(len(archs))
     conv, bn = net.stem
-    x = images.permute(0, 2, 3, 1).contiguous()[None]                    # 1, B, H, W, C
+    x = images.movedim(-3, -1).reshape(-1, *images.movedim(-3, -1).shape[-4:]).contiguous()     # 1 or arch, B, H, W, C
     x = layers.norm(bn, layers.linear(conv, x))
     for cell in net.cells:
         if isinstance(cell, Reduction):

@@ -15,7 +15,7 @@ LEVELS = {
     0: "nas_lib spaces embedded benchmark metrics results published sampling protocol",
     1: "marks drawing figures tables charts bookext data ops",
     2: "supernet checkpoint smallnets kernels convolution program compiled",
-    3: "training steps unrolled ranking proxies standalone selection",
+    3: "training sweep steps unrolled ranking proxies standalone selection",
     4: "stage1 stage2 methods",
     5: "evaluate experiments",
 }

@@ -51,7 +51,7 @@ def test_both_protocols_run_the_same_campaign():
     quick, paper = (yaml.safe_load((CAMPAIGNS / f"{name}.yaml").read_text()) for name in ("quick", "quick-paper"))
     assert set(quick["stage1"]) <= set(paper["stage1"])
     differ = {k for k in quick if quick[k] != paper[k]}
-    assert differ == {"campaign", "stage1", "pages", "parameters"}
+    assert differ == {"campaign", "stage1", "unscored", "pages", "parameters"}
     assert quick["parameters"] | {"protocol": "paper"} == paper["parameters"]
 
 
