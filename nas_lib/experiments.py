@@ -141,13 +141,15 @@ def stage2(setup: Setup, out, select=("prune", "valid", "synflow", "jacob_cov", 
     truth = benchmark.truth(setup.data).values.astype(float)
     trained = job.train()
     # A draw of the run's own: with one seed for all, methods with like laws would share candidates (D16).
-    own = setup.seed if setup.rules.shared_draw else int(results.config_hash(job.config), 16)
-    drawn = draw(trained.log_prob, candidates, own)
+    number = setup.seed if setup.rules.shared_draw else int(results.config_hash(job.config), 16)
+    drawn = draw(trained.log_prob, candidates, number)
     choices, reasons = {}, {}
     for name, selector in selectors.items():
         try:
-            shown = {"truth": truth} if selector.informed else {}
-            choices[name] = selector(trained, job.data, drawn, setup.seed, **shown)
+            own = {"truth": truth} if selector.informed else {}
+            if selector.resumes:
+                own["folder"] = job.folder / f"{name}-{results.config_hash(settings.get(name, {}))}"
+            choices[name] = selector(trained, job.data, drawn, setup.seed, **own)
         except NotApplicable as reason:
             print(f"{name} does not apply: {reason}")
             choices[name], reasons[name] = None, str(reason)

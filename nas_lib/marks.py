@@ -18,8 +18,8 @@ from nas_lib.metrics import mean_std
 SOLID, DASH, DOT, DASHDOT = [1, 0], [7, 3], [2, 2], [9, 2, 2, 2]
 GREY, BLUE, ORANGE, RED, GREEN, PINK = "#8f959e", "#3d8fd1", "#e69f00", "#d55e00", "#009e73", "#cc79a7"
 METHODS = {  # an informed or auxiliary variant is the dashed sister of its method
-    "none": (GREY, SOLID), "none+": (GREY, DASH), "rsps": (BLUE, SOLID), "rsps+": (BLUE, DASH),
-    "darts": (RED, SOLID), "darts-": (RED, DASH), "gdas": (GREEN, SOLID), "snas": (PINK, SOLID),
+    "none": (GREY, SOLID), "none+": (GREY, DASH), "rsps": (BLUE, SOLID), "rsps2": (BLUE, DOT),
+    "rsps+": (BLUE, DASH), "darts": (RED, SOLID), "darts-": (RED, DASH), "gdas": (GREEN, SOLID), "snas": (PINK, SOLID),
     "dirichlet": (ORANGE, SOLID),
 }
 SPARE = [("#9467bd", SOLID), ("#8c6d31", SOLID), ("#17a2b8", SOLID), ("#9467bd", DASH), ("#8c6d31", DASH)]

@@ -55,7 +55,8 @@ def stage2(name: str, **options) -> Selector:
     """The Stage-2 method ``name``: its own ``select``, or the best of the candidates by its ``score``.
 
     ``options`` are its arguments beyond those of every method. An ``informed`` one also takes ``truth=``, the
-    benchmark's accuracies ``[arch]``. Raises UnknownMethod.
+    benchmark's accuracies ``[arch]``, one that ``resumes`` also ``folder=``, where it keeps its state. Raises
+    UnknownMethod.
     """
     module = _module("stage2", name)
     function = getattr(module, "select", None) or getattr(module, "score", None)
@@ -65,7 +66,7 @@ def stage2(name: str, **options) -> Selector:
     if not options.keys() <= set(known):
         raise UnknownMethod(f"{name}: unknown option {', '.join(options.keys() - set(known))}; it has {known}")
     selector = partial(function, **options) if hasattr(module, "select") else best_of(function, **options)
-    selector.informed = getattr(module, "informed", False)
+    selector.informed, selector.resumes = getattr(module, "informed", False), "folder" in known
     return selector
 
 

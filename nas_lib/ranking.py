@@ -9,6 +9,7 @@ same network under shared weights (``Space.classes("weights")``) are evaluated o
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -223,10 +224,12 @@ def accuracy(net: Supernet, archs, images: Tensor, labels: Tensor, bn="batch", b
     if bn not in BN_RULES:
         raise ValueError(f"unknown batch-norm rule {bn!r}: {', '.join(BN_RULES)}")
     archs = np.atleast_2d(archs)
+    if bn == "recalibrate" and calibration is None:
+        raise ValueError("bn='recalibrate' needs calibration images")
+    if net.partial > 1:
+        return _one_by_one(net, archs, images, labels, bn, batch, calibration)
     layers = Layers(bn, matrices)
     if bn == "recalibrate":
-        if calibration is None:
-            raise ValueError("bn='recalibrate' needs calibration images")
         layers.rule = "collect"
         for part in calibration.split(batch):
             logits(net, archs, part, layers)
@@ -240,6 +243,27 @@ def accuracy(net: Supernet, archs, images: Tensor, labels: Tensor, bn="batch", b
     return 100 * right / len(images), loss / len(images)
 
 
+def _one_by_one(net: Supernet, archs, images, labels, bn, batch, calibration):
+    """``accuracy`` by the supernet's own forward: where channels pass by an edge, the engine's sharing does not hold."""
+    net = copy.deepcopy(net)
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    right, loss = np.zeros(len(archs)), np.zeros(len(archs))
+    for k, arch in enumerate(archs):
+        arch = torch.as_tensor(arch, dtype=torch.int64)
+        if bn == "recalibrate":
+            for m in norms:
+                m.reset_running_stats()
+                m.momentum = None
+            for part in calibration.split(batch):
+                net.train()(part, arch)
+        net.train(bn == "batch")
+        for x, y in zip(images.split(batch), labels.split(batch), strict=True):
+            out = net(x, arch)
+            right[k] += (out.argmax(-1) == y).sum().item()
+            loss[k] += F.cross_entropy(out, y, reduction="sum").item()
+    return 100 * right / len(images), loss / len(images)
+
+
 def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, block=128,
          calibration: Tensor | None = None, folder: Path | None = None, progress=True) -> xr.Dataset:
     """Accuracy and loss of every architecture of the space: ``score(arch)``, ``rank_loss(arch)``.
@@ -248,7 +272,7 @@ def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, b
     the scores are written there as they come, and a stopped ranking goes on where it was.
     """
     space = net.space
-    members, first = representatives(space, bn)
+    members, first = representatives(space, bn) if net.partial == 1 else [np.arange(len(space))] * 2
     score, loss = np.full(len(space), np.nan), np.full(len(space), np.nan)
     part = None if folder is None else Path(folder) / "ranking.pt"
     purpose = f"ranking {space.name} on {len(images)} images in batches of {batch} under {bn} statistics"

@@ -31,6 +31,8 @@ def published(net: Supernet, data: Data, images: int, fresh: bool, log_prob: np.
     """
     if bn not in ("running", "batch"):
         raise ValueError(f"rank_bn = {bn!r} does not go with fresh_images or random_gdas: set it to running or batch")
+    if net.partial > 1:
+        raise ValueError("fresh_images and random_gdas are not there for partial channels: switch the flags off")
     space, layers = net.space, Layers(bn)
     (stored, labels), (x, y) = data.halves()[1], (v[:images] for v in data.fixed("valid half"))
     score, done = np.full(len(space), np.nan), 0

@@ -174,3 +174,20 @@ def test_an_oracle_sees_the_truth_and_takes_the_best_candidate(tmp_path):
     two = stage2(Setup(method="none", cache=str(tmp_path), channels=1), tmp_path / "2.nc", select=["oracle"],
                  candidates=30)
     assert two.accuracy.item() == two.candidate_accuracy.max()
+
+
+def test_a_selection_that_takes_long_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Stopped in its tuning and called again, perturb ends as if never stopped."""
+    import tiny
+    from nas_lib.stage2 import perturb
+
+    how = {"select": ["perturb"], "candidates": 3, "settings": {"perturb": {"epochs": 3}}}
+    setups = [Setup(method="darts", cache=str(tmp_path / name), **TINY) for name in ("whole", "stopped")]
+    whole = stage2(setups[0], tmp_path / "1.nc", **how)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        tiny.stop_after(patch, perturb, 2)
+        stage2(setups[1], tmp_path / "2.nc", **how)
+    stored = []
+    monkeypatch.setattr(perturb, "save", lambda *_: stored.append(1))
+    assert stage2(setups[1], tmp_path / "2.nc", **how).choice.item() == whole.choice.item()
+    assert len(stored) == 1             # the third epoch only

@@ -11,6 +11,7 @@ from torch import nn
 import tiny
 from nas_lib import ranking
 from nas_lib.spaces import NB201, Space
+from nas_lib.supernet import Supernet
 
 RULES = ("running", "batch", "recalibrate")
 CALIBRATION = tiny.images(9, seed=7)[0]
@@ -221,3 +222,26 @@ def test_all_architectures_see_the_same_images(monkeypatch):
     assert len(seen) > 3 and len(seen) % 3 == 0
     for start in range(0, len(seen), 3):
         assert torch.equal(torch.cat(seen[start:start + 3]), x)
+
+
+@pytest.mark.parametrize("bn", ["running", "batch", "recalibrate"])
+def test_partial_channels_are_ranked_by_the_supernet_itself(bn):
+    """Channels pass by an edge: not even cells without a path are the same network, and all are evaluated."""
+    torch.manual_seed(0)
+    net = Supernet(tiny.SPACE, 4, 1, 3, 1, partial=2)
+    x, y = tiny.images(24, dtype=torch.float32)
+    calibration, _ = tiny.images(20, seed=1, dtype=torch.float32)
+    before = copy.deepcopy(net.state_dict())
+    scores = ranking.rank(net, x, y, bn, batch=24, calibration=calibration, progress=False)
+    tiny.same(dict(before), dict(net.state_dict()))
+    for k, arch in enumerate(tiny.SPACE.archs):
+        one = copy.deepcopy(net)
+        if bn == "recalibrate":
+            for m in one.modules():
+                if isinstance(m, nn.BatchNorm2d):
+                    m.reset_running_stats()
+                    m.momentum = None
+            one.train()(calibration, tiny.chosen(arch))
+        out = one.train(bn == "batch")(x, tiny.chosen(arch))
+        assert scores.score[k] == pytest.approx(100 * (out.argmax(1) == y).float().mean().item(), abs=1e-3)
+        assert scores.rank_loss[k] == pytest.approx(F.cross_entropy(out, y).item(), rel=1e-5)

@@ -27,6 +27,11 @@ def test_there_are_two_examples():
     assert list(EXAMPLES) == ["sharpened.py", "leanest.py"]
 
 
+def test_the_examples_are_those_of_the_notebook():
+    for name, source in EXAMPLES.items():
+        assert (root() / "notebooks/own" / name).read_text() == source
+
+
 def test_stage1_example(folder):
     run = stage1(tiny(folder, method="sharpened.py", hyper={"power": 2.0}), folder / "1.nc", images=0)
     assert run.stage1 == "sharpened" and run.probs.sum("op").values == pytest.approx(1)
