@@ -87,7 +87,7 @@ def protocols(corrected: xr.Dataset, published: xr.Dataset) -> Styler:
     columns = {f"{SUMMARY[name][0]}, {side}": _column(mean_std(data[name].sel(stage1=shown)), SUMMARY[name][1])
                for name in ("spearman", "distinct", "chance_share") for side, data in sides.items()}
     table = pd.DataFrame(columns, index=shown).rename_axis(columns="Stage 1")
-    counts = n_text(sides["corrected"].distinct.sel(stage1=shown).count("seed"))
+    counts = ", ".join(f"{n_text(data.distinct.sel(stage1=shown).count('seed'))} {side}" for side, data in sides.items())
     return _styled(table, f"Mean ± population std over {counts}; Spearman: shared-weight with true accuracy")
 
 

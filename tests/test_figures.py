@@ -155,3 +155,19 @@ def test_modes(monkeypatch):
 def test_no_torch():
     code = "import sys, nas_lib.figures, nas_lib.tables, nas_lib.charts; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_two_protocols_side_by_side(evaluation, choices):
+    """Means and spreads of both protocols, pair by pair; pairs that one of them lacks are left out."""
+    published = choices.accuracy.sel(stage1=["darts", "gdas"], seed=[0]) - 1
+    spec = figures.paired_errors(choices.accuracy, published).to_dict()
+    rows = next(rows for rows in spec["datasets"].values() if "x_mean" in rows[0])
+    assert {(r["stage1"], r["stage2"]) for r in rows} == {(a, b) for a in ("darts", "gdas")
+                                                          for b in choices.stage2.values}
+    for r in rows:
+        errors = 100 - choices.accuracy.sel(stage1=r["stage1"], stage2=r["stage2"])
+        assert r["y_mean"] == pytest.approx(errors.mean().item(), abs=1e-4) and r["y_n"] == 3
+        assert r["x_mean"] == pytest.approx(errors.sel(seed=0).item() + 1, abs=1e-4) and r["x_low"] == r["x_high"]
+    assert "n = 1 to 3 seeds" in spec["title"]["subtitle"]
+    table = tables.protocols(evaluation, evaluation.sel(seed=[0]))
+    assert table.data.shape == (evaluation.sizes["stage1"], 6) and "n = 1 seed published" in table.caption
