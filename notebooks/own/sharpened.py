@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+
 from nas_lib.training import Stage1
 
 
