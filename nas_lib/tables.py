@@ -136,7 +136,7 @@ def scale(runs: xr.Dataset) -> Note:
     seeds = np.atleast_1d(runs.seed.values)
     data = ", ".join(f"`{d}`" for d in np.atleast_1d(runs.dataset.values))
     images, bn, said = (_said(runs, name) for name in ("images", "bn", "scale"))
-    text = f"{names} on {data}, {len(seeds)} seeds each ({', '.join(map(str, seeds))}). {said}"
+    text = f"{names} on {data}, {len(seeds)} seed{'s' * (len(seeds) != 1)} each ({', '.join(map(str, seeds))}). {said}"
     if images:
         text += f" Shared-weight accuracies are over {images} images" + (f", batch-norm rule `{bn}`." if bn else ".")
     return Note(f"> **Scale of these numbers.** {text}")
