@@ -118,7 +118,7 @@ def test_same_result_from_both_folders(executed):
 
 
 def test_unknown_things_end_in_one_clear_error(tmp_path):
-    asked = {"method": ({"method": "dart"}, "unknown stage1 method 'dart'; built-in: ['darts'"),
+    asked = {"method": ({"method": "dart"}, "unknown stage1 method 'dart'; built-in: ['blank'"),
              "parameter": ({"epoch": 3}, "unknown parameter epoch; this notebook has alpha_lr")}
     with ThreadPoolExecutor(2) as pool:
         ended = list(pool.map(lambda a: papermill("stage1.ipynb", tmp_path, tmp_path / f"{a[0]}.ipynb",
