@@ -11,14 +11,17 @@ from functools import lru_cache, partial
 
 import numpy as np
 import torch
+from numba import njit
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from nas_lib import kernels, program
+from nas_lib.kernels import FAST
 from nas_lib.ops import follow
-from nas_lib.program import ADD, IDLE, POOL, even
+from nas_lib.program import ADD, IDLE, POOL, compiling, even
 
 OPS = {"none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"}
-MAP = 2048          # values C x H x W of a feature map up to which this is faster than PyTorch
+MAP, WIDTH = 2048, 16       # values C x H x W and channels C of a first map up to which PyTorch is slower
 
 
 class Program(program.Program):
@@ -50,8 +53,8 @@ class Program(program.Program):
                 self._mixed(ADD, x, y, width, side, slot)
             elif op == "avg_pool_3x3":
                 if source not in pooled:
+                    self._needs[len(self.rows)] = self._needs[len(self.rows) + 1] = self._twins(slot)
                     pooled[source] = self.node(width, side)
-                    self._needs[len(self.rows)] = self._twins(slot)
                     self.row(POOL, x, pooled[source], 0, (width, width), (side, side))
                 self._mixed(ADD, pooled[source], y, width, side, slot)
             elif op != "none":
@@ -86,25 +89,29 @@ class Program(program.Program):
         return start
 
     def select(self, active: np.ndarray, idle=False) -> np.ndarray:
-        """Instructions that the operations ``active [slot]`` need; ``idle``: what the others add to gradients."""
-        on, kind = self.needs[:, active].any(1), self.code[:, 0]
-        return self.code[np.where(kind == IDLE, ~on & idle, on | ~self.needs.any(1))]
+        """Which instructions ``[..., row]`` the operations ``active [..., slot]`` need.
+
+        ``idle``: also what the others add to the gradient of w.
+        """
+        on = active @ self.needs.T
+        return np.where(self.code[:, 0] == IDLE, ~on & idle, on | ~self.needs.any(1))
 
     def vector(self, parameters, w) -> np.ndarray:
         """theta of a supernet's parameters, in order, and mixing weights ``w [slot]``."""
         theta = np.zeros(self.parameters, dtype=np.float32)
         theta[0] = 1
-        theta[self.flat[0]] = torch.cat([p.detach().reshape(-1) for p in parameters]).numpy()
+        theta[self.flat[0]] = _flatten_dense_tensors(parameters).numpy()
         theta[self.scales] = w[self.slots]
         return theta
 
 
-def applies(net, x: Tensor, w: Tensor) -> bool:
-    """Whether ``features`` can be computed here, and faster than by PyTorch."""
+def applies(net, x: Tensor, w: Tensor | None = None) -> bool:
+    """Whether this can be computed here, and faster than by PyTorch: ``x [..., C, H, W]``."""
     channels, side = net.stem[0].out_channels, x.shape[-1]
     return (x.device.type == "cpu" and x.dtype == net.stem[0].weight.dtype == torch.float32
-            and (w.dtype == torch.float32 or not w.is_floating_point()) and x.shape[-2] == side
-            and channels * side**2 <= MAP and len(x) * (-(-side // 4))**2 > 1 and set(net.space.ops) <= OPS)
+            and (w is None or w.dtype == torch.float32 or not w.is_floating_point()) and x.shape[-2] == side
+            and channels <= WIDTH and channels * side**2 <= MAP and x.shape[-4] * (-(-side // 4))**2 > 1
+            and set(net.space.ops) <= OPS)
 
 
 def features(net, x: Tensor, w: Tensor) -> Tensor:
@@ -112,33 +119,81 @@ def features(net, x: Tensor, w: Tensor) -> Tensor:
 
     ``w`` as in ``Supernet.forward``. Differentiable once, by x, w and the weights; running statistics follow.
     """
-    layers = _layers(net)
-    parameters = [p for m in layers for p in (m._parameters.values()) if p is not None]
+    layers, parameters = _inside(net)
     recorded = torch.is_grad_enabled() and any(t.requires_grad for t in (x, w, *parameters))
-    p = _program(net.space, tuple(x.shape[1:]), net.stem[0].out_channels, (len(net.cells) - 2) // 3, len(x),
-                 recorded)
-    if w.is_floating_point():
-        weights = w.detach().numpy().ravel()
-    else:
-        weights = np.zeros((len(net.space.edges), len(net.space.ops)), dtype=np.float32)
-        weights[np.arange(len(w)), w.numpy()] = 1
-        weights = weights.ravel()
-    code = p.select(weights != 0, recorded and w.requires_grad)
+    p = _program(net, x.shape[-1], len(x), recorded)
+    weights = w.detach().numpy().ravel() if w.is_floating_point() else _one_hot(net.space, w.numpy())
+    code = p.code[p.select(weights != 0, recorded and w.requires_grad)]
     statistics = np.zeros((2, p.channels), dtype=np.float32)
     found = _Features.apply(p, code, statistics, weights, w, x, *parameters)
-    _follow([m for m in layers if isinstance(m, nn.BatchNorm2d)], p, weights, statistics)
+    _follow([m for m in layers if m._buffers], p, weights, statistics)
     return found
 
 
-def _layers(module: nn.Module) -> list:
-    """The convolutions and batch norms inside, in order."""
-    if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
-        return [module]
-    return [layer for m in module._modules.values() for layer in _layers(m)]
+def finish(net, x: Tensor, owner: np.ndarray, archs: np.ndarray, momentum: float, statistics=None):
+    """Last features ``[arch, B, 4C]`` of ``archs [arch, edge]``, from the outputs of their first cells.
+
+    ``x [u, B, H, W, C]`` are the different ones, ``owner [arch]`` says whose is whose. The batch's statistics are
+    used and followed by ``statistics [2, arch, channel]``, which are returned too; with ``momentum`` 0 these are
+    used in their place.
+    """
+    p = _program(net, x.shape[2], x.shape[1], False)
+    start, first = p.first
+    keep = p.select(_one_hot(net.space, archs) != 0)[:, start:]
+    theta = p.vector(_inside(net)[1], np.ones(p.needs.shape[1], np.float32))
+    values = program.by_column(x.movedim(-1, -3), even(x.shape[-1])).reshape(len(x), -1)
+    found = np.empty((len(archs), p.width, p.batch), np.float32)
+    statistics = np.zeros((2, len(archs), p.channels), np.float32) if statistics is None else statistics
+    with compiling("finish"):
+        _finish(p.code[start:], keep, p.batch, p.nodes + p.drafts, p.room, p.output, p.area, theta, first, values,
+                owner, *statistics, np.float32(momentum), found)
+    return torch.from_numpy(found).movedim(1, 2), statistics
+
+
+@njit(**FAST)
+def _finish(code, keep, batch, size, room, output, area, theta, first, values, owner, mean, var, momentum, found):
+    maps, pad = np.empty(size, np.float32), np.empty(room, np.float32)
+    saved, rows = np.empty((2, mean.shape[1]), np.float32), np.empty_like(code)
+    for a in range(len(keep)):
+        n = 0
+        for i in range(len(code)):
+            if keep[a, i]:
+                for k in range(code.shape[1]):
+                    rows[n, k] = code[i, k]
+                n += 1
+        kernels.copy(maps, first, values[owner[a]], 0, values.shape[1], 0)
+        program.forward(rows[:n], batch, maps, theta, mean[a], var[a], momentum, saved, pad)
+        kernels.features(maps, output, area, found[a])
+
+
+def _inside(net) -> tuple[list, list]:
+    """The modules up to the classifier that hold parameters or statistics, in order, and the parameters."""
+    layers = _layers(net, [])[:-1]
+    return layers, [p for m in layers for p in m._parameters.values() if p is not None]
+
+
+def _layers(module: nn.Module, found: list) -> list:
+    for m in module._modules.values():      # modules() would take a tenth of a training step
+        if m._parameters or m._buffers:
+            found.append(m)
+        else:
+            _layers(m, found)
+    return found
+
+
+def _one_hot(space, archs: np.ndarray) -> np.ndarray:
+    """``archs [..., edge]`` as weights ``[..., slot]``."""
+    return np.eye(len(space.ops), dtype=np.float32)[archs].reshape(*archs.shape[:-1], -1)
+
+
+def _program(net, side: int, batch: int, recorded: bool) -> Program:
+    conv = net.stem[0]
+    return _cached(net.space, (conv.in_channels, side, side), conv.out_channels, (len(net.cells) - 2) // 3, batch,
+                   recorded)
 
 
 @lru_cache(maxsize=32)
-def _program(*args) -> Program:
+def _cached(*args) -> Program:
     return Program(*args)
 
 
@@ -155,36 +210,34 @@ class _Features(torch.autograd.Function):
     def forward(ctx, p, code, statistics, weights, w, x, *parameters):
         theta, saved = p.vector(parameters, weights), np.zeros((2, p.channels), np.float32)
         maps, pad = np.empty(p.nodes + p.drafts, np.float32), np.empty(p.room, np.float32)
-        images = program.by_column(x.detach(), even(x.shape[1])).ravel()
-        maps[:len(images)] = images
-        maps[len(images):p.nodes] = 0
-        program.forward(code, p.batch, maps, theta, *statistics, np.float32(1), saved, pad)
-        ctx.kept = p, code, weights, theta, maps, saved, w.shape, x.shape, [q.shape for q in parameters]
-        found = kernels.features(maps, p.output, even(p.width), p.area, p.batch)
-        return torch.from_numpy(found[:p.width].T)
+        maps[:p.images] = program.by_column(x.detach(), even(x.shape[1])).ravel()
+        found = np.empty((p.width, p.batch), np.float32)
+        with compiling("forward"):
+            program.forward(code, p.batch, maps, theta, *statistics, np.float32(1), saved, pad)
+            kernels.features(maps, p.output, p.area, found)
+        ctx.kept = p, code, weights, theta, maps, saved, w.shape, x.shape, parameters
+        return torch.from_numpy(found.T)
 
     @staticmethod
     def backward(ctx, df):
         if torch.is_grad_enabled():
             raise RuntimeError("a compiled supernet can be differentiated once; set net.compiled = False for more")
-        p, code, weights, theta, maps, saved, w, x, shapes = ctx.kept
+        p, code, weights, theta, maps, saved, w, x, parameters = ctx.kept
         _, _, _, _, for_w, for_x, *for_parameters = ctx.needs_input_grad
         slopes, gradient = np.empty(p.nodes + p.room, np.float32), np.zeros_like(theta)
         slopes[:p.nodes] = 0
         pad, back = np.empty((2, p.room), np.float32)
-        df = np.pad(df.numpy().T, ((0, p.width % 2), (0, 0)))
-        kernels.features_back(maps, slopes, p.output, p.area, df)
-        program.backward(code, p.batch, maps, slopes, p.nodes, theta, gradient, saved, pad, back,
-                         any(for_parameters), for_x)
+        with compiling("backward"):
+            kernels.features_back(maps, slopes, p.output, p.area, np.ascontiguousarray(df.numpy().T))
+            program.backward(code, p.batch, maps, slopes, p.nodes, theta, gradient, saved, pad, back,
+                             any(for_parameters), for_x)
         dw = dx = None
         if for_w:
             dw = np.bincount(p.slots, gradient[p.scales], len(weights)).reshape(w)
             dw = torch.from_numpy(dw.astype(np.float32))
         if for_x:
-            batch, channels, *sides = x
-            dx = slopes[:even(channels) * batch * sides[0] * sides[1]].reshape(-1, *sides, batch)[:channels]
-            dx = torch.from_numpy(dx).movedim(-1, 0).contiguous()
-        dp = torch.from_numpy(gradient[p.flat[0]]).split([s.numel() for s in shapes])
-        dp = [g.view(s) if wanted and (o < 0 or weights[o] != 0) else None
-              for g, s, o, wanted in zip(dp, shapes, p.owners[0], for_parameters, strict=True)]
+            dx = torch.from_numpy(slopes[:p.images]).view(-1, *x[2:], x[0]).movedim(-1, 0)[:, :x[1]].contiguous()
+        dp = _unflatten_dense_tensors(torch.from_numpy(gradient[p.flat[0]]), parameters)
+        dp = [g if wanted and (slot < 0 or weights[slot] != 0) else None
+              for g, slot, wanted in zip(dp, p.owners[0], for_parameters, strict=True)]
         return None, None, None, None, dw, dx, *dp

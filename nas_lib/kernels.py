@@ -143,15 +143,16 @@ def total(a, x, n):
 
 
 @njit(**FAST)
-def features(maps, x, channels, area, batch):
-    """ReLU and mean over the map, ``[C, B]``."""
-    f = np.zeros((channels, batch), np.float32)
+def features(maps, x, area, f):
+    """ReLU and mean over the map at x, into ``f [C, B]``."""
+    channels, batch = f.shape
     for c in range(channels):
+        for t in range(batch):
+            f[c, t] = 0
         for p in range(area):
             at = maps[x + (c * area + p) * batch:x + (c * area + p + 1) * batch]
             for t in range(batch):
                 f[c, t] += max(at[t], np.float32(0)) / np.float32(area)
-    return f
 
 
 @njit(**FAST)

@@ -72,9 +72,11 @@ def follow(norms: list[nn.BatchNorm2d], means: list[Tensor], variances: list[Ten
     """Move running statistics towards a batch's means and unbiased variances as train mode does, in a few calls."""
     if not norms:
         return
-    torch._foreach_add_([m.num_batches_tracked for m in norms], 1)
-    rates = [1 / m.num_batches_tracked.item() if m.momentum is None else m.momentum for m in norms]
+    stored = [m._buffers for m in norms]                                  # attributes would take longer than the work
+    counts = [b["num_batches_tracked"] for b in stored]
+    torch._foreach_add_(counts, 1)
+    rates = [1 / n.item() if m.momentum is None else m.momentum for m, n in zip(norms, counts, strict=True)]
     for rate in set(rates):
         chosen = [k for k, r in enumerate(rates) if r == rate]
-        torch._foreach_lerp_([b for k in chosen for b in (norms[k].running_mean, norms[k].running_var)],
-                             [b for k in chosen for b in (means[k], variances[k])], rate)
+        torch._foreach_lerp_([stored[k][name] for name in ("running_mean", "running_var") for k in chosen],
+                             [batch[k] for batch in (means, variances) for k in chosen], rate)

@@ -7,16 +7,21 @@ batch at once. The number of channels of a map is even: an odd one is filled up 
 
 from __future__ import annotations
 
+import hashlib
 import math
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numba import njit
 
 from nas_lib import convolution, kernels
 from nas_lib.kernels import FAST
 
-CONV, NORM, ADD, POOL, IDLE = range(5)
+SOURCES = ("kernels", "convolution", "program", "compiled", "smallnets")
+CONV, NORM, ADD, POOL, IDLE, CLEAR = range(6)
 
 
 def even(channels: int) -> int:
@@ -34,11 +39,11 @@ class Program:
 
     def __init__(self, shape, channels, cells, names, batch, recorded=True):
         self.batch, self.recorded, self.rows, self.places, self.stats = batch, recorded, [], {}, {}
-        self.nodes = self.drafts = self.channels = self.room = 0
+        self.drafts = self.channels = self.room = 0
         self.parameters = 1
         (stem, *inner, last), side, width = names, shape[1], channels
-        x = self.conv(self.node(shape[0], side), self.node(width, side), f"{stem}.0", shape[0], width, side, 3,
-                      relu=0, norm=f"{stem}.1")
+        self.nodes = self.images = even(shape[0]) * side**2 * batch
+        x = self.conv(0, self.node(width, side), f"{stem}.0", shape[0], width, side, 3, relu=0, norm=f"{stem}.1")
         for stage in range(3):
             if stage:
                 x, side, width = self.reduction(x, inner.pop(0), width, side)
@@ -82,9 +87,10 @@ class Program:
         self.rows.append((op, x, y, draft, weight, *map(even, channels), *sides, kernel, stride, relu, *norm))
 
     def node(self, channels, side) -> int:
-        """A map that starts as zero and is added to."""
+        """A map that instructions add to, from 0."""
         start = self.nodes
         self.nodes += even(channels) * side**2 * self.batch
+        self.row(CLEAR, 0, start, 0, (channels, channels), (side, side))
         return start
 
     def parameter(self, name, shape, padded=None) -> int:
@@ -118,7 +124,7 @@ def by_column(x: torch.Tensor, channels: int) -> np.ndarray:
 
 @njit(**FAST)
 def forward(code, batch, maps, theta, mean, var, momentum, saved, pad):
-    """Fill the nodes from those filled already, the others being 0.
+    """Fill the nodes, from the images in the first.
 
     Batch norms use the batch's statistics, which the running ones ``mean, var [channel]`` follow with
     ``momentum``; with momentum 0 they use the running ones. ``saved [2, channel]``: mean, 1/deviation used.
@@ -135,6 +141,8 @@ def forward(code, batch, maps, theta, mean, var, momentum, saved, pad):
             kernels.add(maps, y, maps, x, c_in * n, theta[scale])
         elif op == POOL:
             kernels.pool(maps, x, maps, y, c_in, side, out, stride, 2 - stride, batch, False)
+        elif op == CLEAR:
+            kernels.clear(maps, y, c_out * n)
         if op == NORM or op == CONV and scale:
             kernels.measure(maps, draft, c_out, n, mean[stat:], var[stat:], momentum, saved[:, stat:])
             kernels.norm(maps, draft, y, theta[scale:], c_out, n, saved[:, stat:])
@@ -164,5 +172,36 @@ def backward(code, batch, maps, slopes, spare, theta, gradient, saved, pad, back
                 gradient[scale] += kernels.dot(slopes, y, maps, x, c_in * n)
         elif op == POOL:
             kernels.pool(slopes, y, slopes, x, c_in, side, out, stride, 2 - stride, batch, True)
-        else:
+        elif op == IDLE:
             gradient[scale] += kernels.total(slopes, y, c_in * n)
+
+
+_called: set[str] = set()
+
+
+@contextmanager
+def compiling(what: str):
+    """Held around calls of compiled code; in each process the first one keeps other processes waiting.
+
+    It compiles, or reads what another process has stored. Numba's store may mix up what two processes write at
+    the same moment.
+    """
+    if what in _called:
+        yield
+        return
+    folder = Path(forward.stats.cache_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "compiling.lock"):
+        renew(folder)
+        yield
+    _called.add(what)
+
+
+def renew(folder: Path) -> None:
+    """Empty numba's store if any source is another: it would notice only in the file of the function called."""
+    sources = b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in SOURCES)
+    stamp, now = folder / "compiled.sha256", hashlib.sha256(sources).hexdigest()
+    if not stamp.exists() or stamp.read_text() != now:
+        for index in folder.glob("*.nbi"):
+            index.unlink()
+        stamp.write_text(now)

@@ -1,10 +1,9 @@
-"""Accuracy of many architectures under shared weights, on the same images, under a named rule for
-batch norm.
+"""Accuracy of many architectures under shared weights, on the same images, under a named rule for batch norm.
 
-Architectures are evaluated together, block by block. Inside a block every distinct intermediate
-result is computed once: a node's value is known by its incoming (operation, input value) pairs, so
-cells that begin alike share that beginning, and all share the stem. Architectures that are the
-same network under shared weights (``Space.classes("weights")``) are evaluated once.
+Architectures are evaluated together, block by block. Inside a block every distinct intermediate result is
+computed once: a node's value is known by its incoming (operation, input value) pairs, so cells that begin alike
+share that beginning, and all share the stem. Where a supernet is compiled, only the first cell is shared.
+Architectures that are the same network under shared weights (``Space.classes("weights")``) are evaluated once.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ MATRIX = 256        # values of a feature map up to which a convolution is done 
 
 
 class Layers:
-    """How layers act on the feature maps ``[u, B, H, W, C]`` of u networks at once.
+    """How layers act on the feature maps ``[u, B, H, W, C]`` of u networks at once; ``rest``: what is compiled.
 
     Batch norm goes by a rule, each network having its own statistics:
     ``running``: the layer's stored statistics, the same for all (what the published code does).
@@ -38,7 +37,7 @@ class Layers:
     """
 
     def __init__(self, rule: str, matrices: dict | None = None):
-        self.rule, self.kept, self.calls, self.passes = rule, [], 0, 0
+        self.rule, self.kept, self.calls, self.passes, self.rest = rule, [], 0, 0, None
         self.matrices = {} if matrices is None else matrices
 
     def start(self):
@@ -204,6 +203,11 @@ def logits(net: Supernet, archs: np.ndarray, images: Tensor, layers: Layers) -> 
         else:
             x, owner = _cell(cell, x, owner, archs, layers)
             x, owner = _with_zero(x, owner)                              # cells without any path
+            fast = net.engine(images) if cell is net.cells[0] and layers.rule != "running" else None
+            if fast:
+                momentum = 0 if layers.rule == "stored" else 1 / layers.passes
+                features, layers.rest = fast.finish(net, x, owner, archs, momentum, layers.rest)
+                return net.classifier(features)
     bn, relu = net.lastact
     features = relu(layers.norm(bn, x)).mean((2, 3))                             # u, B, C
     return net.classifier(features)[_index(owner, x)]
@@ -218,8 +222,7 @@ def accuracy(net: Supernet, archs, images: Tensor, labels: Tensor, bn="batch", b
     ``running`` (statistics stored in training, shared by all: chance for most single-path cells,
     defect D1), ``batch`` (each architecture's own, over each evaluation batch), ``recalibrate``
     (each architecture's own, averaged over the batches of the ``calibration`` images). ``matrices`` may be
-    shared by calls between which the weights stay as they are.
-    Raises ValueError for another rule.
+    shared by calls between which the weights stay as they are. Raises ValueError for another rule.
     """
     if bn not in BN_RULES:
         raise ValueError(f"unknown batch-norm rule {bn!r}: {', '.join(BN_RULES)}")
@@ -281,8 +284,7 @@ def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, b
         state = load(part, purpose)
         done, score, loss = state["done"], state["score"].numpy(), state["loss"].numpy()
     matrices: dict = {}
-    bar = tqdm(total=len(members), initial=done, desc=f"rank ({bn})", unit="cell",
-               disable=not progress)
+    bar = tqdm(total=len(members), initial=done, desc=f"rank ({bn})", unit="cell", disable=not progress)
     for start in range(done, len(members), block):
         ids = members[start:start + block]
         score[ids], loss[ids] = accuracy(net, space.archs[ids], images, labels, bn, batch,
@@ -295,5 +297,4 @@ def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, b
     return xr.Dataset(
         {"score": ("arch", score[first].astype(np.float32)),
          "rank_loss": ("arch", loss[first].astype(np.float32))},
-        coords={"arch": space.strings}, attrs={"bn": bn, "images": len(images)},
-    )
+        coords={"arch": space.strings}, attrs={"bn": bn, "images": len(images)})

@@ -13,6 +13,7 @@ from numba import njit
 
 from nas_lib import kernels, program
 from nas_lib.kernels import FAST
+from nas_lib.program import compiling
 
 
 class Program(program.Program):
@@ -54,8 +55,9 @@ def train(program: Program, state: dict, batches, rates: np.ndarray, momentum: f
     """
     theta, mean, var = _vectors(program, state)
     x, y = zip(*itertools.islice(batches, len(rates)), strict=True)
-    _train(program.code, *_sizes(program), theta, mean, var, _inputs(torch.stack(x)), torch.stack(y).numpy(),
-           rates.astype(np.float32), np.float32(momentum), np.float32(weight_decay))
+    with compiling("train"):
+        _train(program.code, *_sizes(program), theta, mean, var, _inputs(torch.stack(x)), torch.stack(y).numpy(),
+               rates.astype(np.float32), np.float32(momentum), np.float32(weight_decay))
     out = dict(state)
     for name, places in program.places.items():
         out[name] = torch.from_numpy(theta[places]).view(state[name].shape)
@@ -69,8 +71,9 @@ def accuracy(program: Program, state: dict, x: torch.Tensor, y: torch.Tensor) ->
     """Top-1 accuracy in percent of a trained state on images ``[n, C, H, W]``, with running statistics."""
     short = -len(x) % program.batch
     x = torch.cat([x, x[:short]]).unflatten(0, (-1, program.batch))
-    found = _predict(program.code, *_sizes(program), *_vectors(program, state), _inputs(x)).argmax(1)
-    return 100 * float((found.ravel()[:len(y)] == y.numpy()).mean())
+    with compiling("predict"):
+        found = _predict(program.code, *_sizes(program), *_vectors(program, state), _inputs(x))
+    return 100 * float((found.argmax(1).ravel()[:len(y)] == y.numpy()).mean())
 
 
 def _inputs(x: torch.Tensor) -> np.ndarray:
@@ -103,13 +106,13 @@ def _train(code, batch, nodes, drafts, room, head, theta, mean, var, inputs, lab
     saved = np.zeros((2, len(mean)), np.float32)
     pad, back = np.zeros(room, np.float32), np.zeros(room, np.float32)
     output, width, area, w, classes = head
+    features = np.empty((width, batch), np.float32)
     for s in range(len(rates)):
-        kernels.clear(maps, 0, nodes)
         kernels.copy(maps, 0, inputs[s], 0, inputs.shape[1], 0)
         program.forward(code, batch, maps, theta, mean, var, np.float32(0.1), saved, pad)
         kernels.clear(slopes, 0, nodes)
         kernels.clear(gradient, 0, len(gradient))
-        features = kernels.features(maps, output, width, area, batch)
+        kernels.features(maps, output, area, features)
         df = _head(features, theta[w:], gradient[w:], classes, labels[s])
         kernels.features_back(maps, slopes, output, area, df)
         program.backward(code, batch, maps, slopes, nodes, theta, gradient, saved, pad, back, True, False)
@@ -125,12 +128,13 @@ def _predict(code, batch, nodes, drafts, room, head, theta, mean, var, inputs):
     maps, pad = np.zeros(nodes + drafts, np.float32), np.zeros(room, np.float32)
     saved = np.zeros((2, len(mean)), np.float32)
     output, width, area, w, classes = head
+    features = np.empty((width, batch), np.float32)
     found = np.zeros((len(inputs), classes, batch), np.float32)
     for s in range(len(inputs)):
-        kernels.clear(maps, 0, nodes)
         kernels.copy(maps, 0, inputs[s], 0, inputs.shape[1], 0)
         program.forward(code, batch, maps, theta, mean, var, np.float32(0), saved, pad)
-        _logits(kernels.features(maps, output, width, area, batch), theta[w:], classes, found[s])
+        kernels.features(maps, output, area, features)
+        _logits(features, theta[w:], classes, found[s])
     return found
 
 

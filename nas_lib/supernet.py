@@ -125,11 +125,8 @@ class Supernet(nn.Module):
                              f"got {w.dtype} {tuple(w.shape)}")
         if self.partial > 1:
             terms = [_Part(t, self.partial, None if passing is None else passing[e]) for e, t in enumerate(terms)]
-        if self.training and self.fuse and self.compiled and self.partial == 1 and x.device.type == "cpu":
-            from nas_lib import compiled  # numba takes long to import
-
-            if compiled.applies(self, x, w):
-                return self.classifier(compiled.features(self, x, w))
+        if self.training and (fast := self.engine(x, w)):
+            return self.classifier(fast.features(self, x, w))
         together = self.training and self.fuse and self.partial == 1 and w.is_floating_point() and all(map(all, active))
         statistics: list = []
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
@@ -140,6 +137,14 @@ class Supernet(nn.Module):
                 x = cell.forward_mixed(x, w, statistics) if together else cell(x, terms)
         _follow(statistics)
         return self.classifier(self.lastact(x).mean((2, 3)))
+
+    def engine(self, x: Tensor, w: Tensor | None = None):
+        """The module ``compiled`` where it is to be used on images ``x [..., C, H, W]`` under ``w``, else None."""
+        if not (self.fuse and self.compiled and self.partial == 1 and x.device.type == "cpu"):
+            return None
+        from nas_lib import compiled  # numba takes long to import
+
+        return compiled if compiled.applies(self, x, w) else None
 
     @torch.no_grad()
     def widen(self, partial: int) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tiny
-from nas_lib import compiled, supernet
+from nas_lib import compiled, program, supernet
 from nas_lib.spaces import NB201, Space
 
 MIXED = torch.randn(6, 5, generator=torch.Generator().manual_seed(2)).softmax(-1)
@@ -103,6 +103,19 @@ def test_a_second_derivative_is_refused():
         torch.autograd.grad(loss, net.stem[0].weight, create_graph=True)
 
 
+def test_training_stays_close_to_the_twin():
+    """Weights after some steps of SGD, gradients zeroed rather than dropped, each step on another architecture."""
+    nets, (x, y) = networks()[:2], tiny.images(48, side=6)
+    for net in nets:
+        sgd = torch.optim.SGD(net.train().parameters(), 0.05, 0.9)
+        for step, (images, labels) in enumerate(zip(x.float().split(8), y.split(8), strict=True)):
+            sgd.zero_grad(set_to_none=False)
+            F.cross_entropy(net(images, tiny.chosen(NB201.archs[2000 * step + 9])), labels).backward()
+            sgd.step()
+    for (name, a), b in zip(nets[0].state_dict().items(), nets[1].state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+
+
 def test_same_result_to_the_bit_for_any_number_of_threads():
     (x, _), before, seen = tiny.images(16, side=6), torch.get_num_threads(), []
     try:
@@ -150,3 +163,14 @@ def test_supernets_too_large_go_the_usual_way(counted):
     side = int((compiled.MAP / 4) ** 0.5) + 1
     net(torch.randn(2, 1, side, side), tiny.chosen(NB201.archs[5744]))
     assert not counted
+
+
+def test_compiled_code_is_renewed_with_any_source(tmp_path, monkeypatch):
+    stored = tmp_path / "function.nbi"
+    program.renew(tmp_path)
+    stored.touch()
+    program.renew(tmp_path)
+    assert stored.exists()
+    monkeypatch.setattr(program, "SOURCES", program.SOURCES[:2])
+    program.renew(tmp_path)
+    assert not stored.exists()

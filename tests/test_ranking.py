@@ -93,6 +93,23 @@ def test_one_architecture_alone_scores_as_in_company():
     np.testing.assert_allclose(together, alone, rtol=1e-9)
 
 
+@pytest.mark.parametrize("channels, cells, side", [(4, 1, 6), (3, 2, 5)])
+@pytest.mark.parametrize("rule", ["batch", "recalibrate"])
+def test_compiled_scores_are_those_of_the_plain_loop(rule, channels, cells, side, monkeypatch):
+    """After the first cell: one architecture at a time, with what ``recalibrate`` keeps from batch to batch."""
+    from nas_lib import compiled
+
+    calls, finish = [], compiled.finish
+    monkeypatch.setattr(compiled, "finish", lambda *a: calls.append(1) or finish(*a))
+    net, archs = tiny.supernet(NB201, channels, cells, dtype=torch.float32), some(20)
+    (x, y), calibration = tiny.images(8, side=side), tiny.images(9, seed=7, side=side)[0]
+    right, loss = ranking.accuracy(net, archs, x.float(), y, rule, batch=4, calibration=calibration.float())
+    assert len(calls) == (2 if rule == "batch" else 5)
+    logits = plain(net.double(), archs, x, rule, calibration)
+    np.testing.assert_allclose(loss, [F.cross_entropy(z, y) for z in logits], rtol=1e-4)
+    np.testing.assert_allclose(right, [100 * (z.argmax(1) == y).double().mean() for z in logits])
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_the_supernet_stays_as_it_was(rule):
     net, (x, y) = tiny.supernet(NB201), tiny.images(8)

@@ -208,6 +208,7 @@ def test_mixing_together_is_the_plain_mixture():
     """Logits, gradients and running statistics of the fused path against one operation at a time."""
     torch.manual_seed(0)
     together = Supernet(NB201, 4, 1, 10, 3)
+    together.compiled = False
     plain = copy.deepcopy(together)
     plain.fuse = False
     x, alpha, seen = torch.randn(6, 3, 8, 8), torch.randn(6, 5), []
