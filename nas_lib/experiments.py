@@ -215,7 +215,7 @@ class _Job:
         folder = self.folder / f"rank-{rules.rank_bn}-{images}of{views}"
         if rules.fresh_images or law is not None:
             folder = folder.with_name(f"{folder.name}-{rules.fresh_images}-{law is not None}")
-            return published(trained.supernet.eval(), self.data, images, rules.fresh_images, law, rules.rank_bn,
+            return published(trained.supernet, self.data, images, rules.fresh_images, law, rules.rank_bn, trained.seed,
                              folder=folder, progress=self.progress)
         calibration = self.data.fixed("train half")[0] if rules.rank_bn == "recalibrate" else None
         return rank(trained.supernet, x, y, rules.rank_bn, calibration=calibration, folder=folder,

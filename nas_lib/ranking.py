@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 
 from nas_lib.checkpoint import load, save
 from nas_lib.ops import Reduction, ReLUConvBN
+from nas_lib.protocol import BN_RULES
 from nas_lib.supernet import Cell, Supernet
 
-BN_RULES = ("running", "batch", "recalibrate")
 MATRIX = 256        # values of a feature map up to which a convolution is done as a matrix product
 
 

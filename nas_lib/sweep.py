@@ -21,13 +21,13 @@ from nas_lib.supernet import Supernet
 
 @torch.no_grad()
 def published(net: Supernet, data: Data, images: int, fresh: bool, log_prob: np.ndarray | None = None, bn="running",
-              batch=64, block=125, folder: Path | None = None, progress=True) -> xr.Dataset:
+              seed=0, batch=64, block=125, folder: Path | None = None, progress=True) -> xr.Dataset:
     """Accuracy ``score(arch)`` of every architecture on ``images`` images of the validation half.
 
     ``fresh``: every architecture has images of its own, drawn without replacement and augmented (D5); else all see
     the same. With a law ``log_prob [arch]`` every batch is answered by another architecture, drawn from it (D4).
-    ``bn`` is ``running`` or ``batch``. Random numbers belong to the block of architectures, so that a stopped sweep,
-    kept in ``folder``, goes on with the same result. Raises ValueError for another rule.
+    ``bn`` is ``running`` or ``batch``. Random numbers belong to ``seed`` and the block of architectures, so that a
+    stopped sweep, kept in ``folder``, goes on with the same result. Raises ValueError for another rule.
     """
     if bn not in ("running", "batch"):
         raise ValueError(f"rank_bn = {bn!r} does not go with fresh_images or random_gdas: set it to running or batch")
@@ -45,13 +45,14 @@ def published(net: Supernet, data: Data, images: int, fresh: bool, log_prob: np.
     for start in range(done, len(space), block):
         archs = np.arange(start, min(start + block, len(space)))
         if fresh:
-            pixels = torch.Generator(data.device).manual_seed(start)
-            choices = torch.Generator().manual_seed(start)
+            number = seed * len(space) + start
+            pixels = torch.Generator(data.device).manual_seed(number)
+            choices = torch.Generator().manual_seed(number)
             rows = torch.rand(len(archs), len(labels), generator=choices).argsort(1)[:, :images].to(labels.device)
             x, y = data.augment(stored[rows.flatten()], pixels).unflatten(0, rows.shape), labels[rows]
         right, along = 0, x.ndim - 4
         for k, (xb, yb) in enumerate(zip(x.split(batch, along), y.split(batch, along), strict=True)):
-            asked = archs if log_prob is None else draw(log_prob, len(archs), [start, k])
+            asked = archs if log_prob is None else draw(log_prob, len(archs), [start, k, seed])
             right += (logits(net, space.archs[asked], xb, layers).argmax(-1) == yb).sum(1)
         score[archs] = 100 * right.cpu().numpy() / images
         bar.update(len(archs))

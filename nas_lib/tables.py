@@ -135,10 +135,11 @@ def scale(runs: xr.Dataset) -> Note:
     names = ", ".join(f"`{n}`" for n in np.atleast_1d(tidy(runs.stage1).values))
     seeds = np.atleast_1d(runs.seed.values)
     data = ", ".join(f"`{d}`" for d in np.atleast_1d(runs.dataset.values))
-    images, bn, said = (_said(runs, name) for name in ("images", "bn", "scale"))
+    images, bn, said, protocol = (_said(runs, name) for name in ("images", "bn", "scale", "protocol"))
     text = f"{names} on {data}, {len(seeds)} seed{'s' * (len(seeds) != 1)} each ({', '.join(map(str, seeds))}). {said}"
     if images:
         text += f" Shared-weight accuracies are over {images} images" + (f", batch-norm rule `{bn}`." if bn else ".")
+    text += f" Protocol: {protocol}." * bool(protocol)
     return Note(f"> **Scale of these numbers.** {text}")
 
 

@@ -23,7 +23,7 @@ from nas_lib.data import Data
 from nas_lib.protocol import CORRECTED, Protocol
 from nas_lib.results import config_hash
 from nas_lib.spaces import Space
-from nas_lib.steps import Run as _Run
+from nas_lib.steps import Run
 from nas_lib.supernet import Supernet
 
 
@@ -151,7 +151,7 @@ def train(name: str, method: Stage1, space: Space, data: Data, budget: Budget, s
     and goes with the result. Raises TrainingError on a non-finite loss.
     """
     config = configuration(name, method, space, data, budget, seed, protocol)
-    run = _Run(method, space, data, budget, seed, truth if method.informed else None, protocol)
+    run = Run(method, space, data, budget, seed, truth if method.informed else None, protocol)
     purpose = json.dumps(config, sort_keys=True)
     file = None
     if folder is not None:

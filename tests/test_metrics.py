@@ -268,6 +268,9 @@ def test_reliance_by_hand():
     expected = {"N_I-N_U": [8, 6], "R_I-R_U": [5, -1], "R_U-N_U": [4, 5], "R_I-N_I": [1, -2]}
     for name, values in expected.items():
         np.testing.assert_array_equal(gain.sel(difference=name, stage2="valid"), values)
+    published = metrics.reliance(accuracy, uniform="darts")         # another supernet in the place of R_U
+    np.testing.assert_array_equal(published.sel(difference="R_U-N_U", stage2="valid"), [-79, -80])
+    np.testing.assert_array_equal(published.sel(difference="N_I-N_U", stage2="valid"), [8, 6])
     with pytest.raises(ValueError, match=r"run none, rsps\+ too"):
         metrics.reliance(accuracy.sel(stage1=["none+", "rsps", "darts"]))
 

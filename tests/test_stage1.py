@@ -162,7 +162,7 @@ def test_fairnas_uses_every_operation_once_per_step():
 
 
 def test_one_step_of_fairnas_adds_the_gradients_of_its_passes():
-    step = training._Run(methods.stage1("fairnas"), tiny.SPACE, DATA, BUDGET, 0, None)
+    step = training.Run(methods.stage1("fairnas"), tiny.SPACE, DATA, BUDGET, 0, None)
     x, y = (t[:8] for t in step.train_half)
     twin, w = copy.deepcopy(step.net), step.method.mix_weights(
         tiny.SPACE, step.alpha, 0.0, torch.Generator().set_state(step.choices.get_state()))

@@ -53,6 +53,13 @@ def test_answers_of_its_own_law_do_not_depend_on_what_was_asked(net):
     assert len(set(batches.tolist())) > 1 and (batches != plain).any()
 
 
+@pytest.mark.parametrize("how", [{"fresh": True}, {"fresh": False, "log_prob": UNIFORM}], ids=["images", "law"])
+def test_another_seed_is_another_draw(net, how):
+    first, again, other = (published(net, DATA, N, seed=s, progress=False, **how).score.values for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
 def test_stopped_and_resumed(net, tmp_path, monkeypatch):
     how = {"fresh": True, "log_prob": UNIFORM, "block": 8, "progress": False}
     whole = published(net, DATA, N, **how).score.values

@@ -102,7 +102,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(name, flags, monkeypatch, tmp_pa
 
 
 def test_a_run_stopped_inside_an_epoch_repeats_it(monkeypatch, tmp_path):
-    whole, step, calls = run("gdas"), training._Run._weight_step, []
+    whole, step, calls = run("gdas"), training.Run._weight_step, []
 
     def dies(self, *args):
         calls.append(1)
@@ -111,14 +111,14 @@ def test_a_run_stopped_inside_an_epoch_repeats_it(monkeypatch, tmp_path):
         return step(self, *args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training._Run, "_weight_step", dies)
+        patch.setattr(training.Run, "_weight_step", dies)
         run("gdas", folder=tmp_path)
     tiny.same(state_of(run("gdas", folder=tmp_path)), state_of(whole))
 
 
 def test_a_finished_run_is_only_loaded(monkeypatch, tmp_path):
     whole = run("darts", folder=tmp_path)
-    monkeypatch.setattr(training._Run, "train_epoch", None)
+    monkeypatch.setattr(training.Run, "train_epoch", None)
     again = run("darts", folder=tmp_path)
     tiny.same(state_of(again), state_of(whole))
     assert again.seconds == whole.seconds > 0
@@ -172,7 +172,7 @@ def test_operations_that_were_never_drawn_stay_as_they_were():
 
 def begun(method=None, data=DATA, budget=tiny.BUDGET, **flags):
     method = methods.stage1("darts") if method is None else method
-    return training._Run(method, tiny.SPACE, data, budget, 0, None,
+    return training.Run(method, tiny.SPACE, data, budget, 0, None,
                          dataclasses.replace(CORRECTED, **flags))
 
 
@@ -248,7 +248,7 @@ def test_untrained_cells_gather_gradient_and_never_move():
         assert (g != 0).any()
     assert piled[1] == [0] * len(correct.weights)
     wide = tiny.changed(DATA, classes=10, shape=(3, 8, 8))
-    known = training._Run(methods.stage1("darts"), NB201, wide, Budget(), 0, None, step.protocol).sgd
+    known = training.Run(methods.stage1("darts"), NB201, wide, Budget(), 0, None, step.protocol).sgd
     assert sum(p.numel() for group in known.param_groups for p in group["params"]) == 1242     # as published
 
 
@@ -304,7 +304,7 @@ def test_progress_is_the_fraction_of_the_epochs_that_are_over():
 
 def test_looking_at_the_accuracy_changes_nothing(monkeypatch):
     whole = run("gdas")
-    monkeypatch.setattr(training._Run, "_validate", lambda self, at: 0.0)
+    monkeypatch.setattr(training.Run, "_validate", lambda self, at: 0.0)
     tiny.same(dict(run("gdas").supernet.state_dict()), dict(whole.supernet.state_dict()))
 
 
@@ -316,7 +316,7 @@ def test_five_steps_of_the_published_code():
     oracle = {k: torch.from_numpy(v) for k, v in np.load(Path(folder) / "oracle_nb201.npz").items()}
     state = {k.removeprefix("sd/"): v for k, v in oracle.items() if k.startswith("sd/")}
     data = tiny.changed(DATA, classes=10, shape=(3, 16, 16), transform=lambda x, g: x)
-    step = training._Run(methods.stage1("darts"), NB201, data, Budget(channels=4, cells=1), 0, None,
+    step = training.Run(methods.stage1("darts"), NB201, data, Budget(channels=4, cells=1), 0, None,
                          dataclasses.replace(CORRECTED, clip_alpha=True))
     with torch.no_grad():
         step.alpha.copy_(state.pop("_arch_parameters"))
