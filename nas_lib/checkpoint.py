@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import torch
+
+EVERY = 5.0     # seconds of work that a stop may cost: storing a small state takes as long as an epoch of it
 
 
 class CheckpointError(OSError):
@@ -54,3 +57,23 @@ def load(path: Path, purpose: str | None = None) -> dict:
         raise CheckpointError(f"{path} belongs to another run ({found}), not to {purpose}: use another folder, "
                               "or delete it")
     return state
+
+
+class Checkpoint:
+    """Where a long piece of work keeps its state; with no ``path`` it keeps none.
+
+    ``purpose`` says in words what the work is: a state of other work is not taken for it.
+    """
+
+    def __init__(self, path: Path | None, purpose: str):
+        self.path, self.purpose, self.stored = path and Path(path), purpose, time.monotonic()
+
+    def load(self) -> dict | None:
+        """The state from which to go on, if there is one. Raises CheckpointError as ``load`` does."""
+        return load(self.path, self.purpose) if self.path is not None and self.path.exists() else None
+
+    def keep(self, state: dict, end: bool) -> None:
+        """Store ``state``, at the ``end`` of the work always, before it at most every ``EVERY`` seconds."""
+        if self.path is not None and (end or time.monotonic() - self.stored >= EVERY):
+            save(self.path, state, self.purpose)
+            self.stored = time.monotonic()

@@ -18,7 +18,7 @@ import xarray as xr
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from nas_lib.checkpoint import load, save
+from nas_lib.checkpoint import Checkpoint
 from nas_lib.ops import Reduction, ReLUConvBN
 from nas_lib.protocol import BN_RULES
 from nas_lib.supernet import Cell, Supernet
@@ -277,11 +277,10 @@ def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, b
     space = net.space
     members, first = representatives(space, bn) if net.partial == 1 else [np.arange(len(space))] * 2
     score, loss = np.full(len(space), np.nan), np.full(len(space), np.nan)
-    part = None if folder is None else Path(folder) / "ranking.pt"
-    purpose = f"ranking {space.name} on {len(images)} images in batches of {batch} under {bn} statistics"
+    kept = Checkpoint(folder and Path(folder) / "ranking.pt",
+                      f"ranking {space.name} on {len(images)} images in batches of {batch} under {bn} statistics")
     done = 0
-    if part is not None and part.exists():
-        state = load(part, purpose)
+    if (state := kept.load()) is not None:
         done, score, loss = state["done"], state["score"].numpy(), state["loss"].numpy()
     matrices: dict = {}
     bar = tqdm(total=len(members), initial=done, desc=f"rank ({bn})", unit="cell", disable=not progress)
@@ -290,9 +289,9 @@ def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, b
         score[ids], loss[ids] = accuracy(net, space.archs[ids], images, labels, bn, batch,
                                           calibration, matrices)
         bar.update(len(ids))
-        if part is not None:
-            save(part, {"done": start + len(ids), "score": torch.from_numpy(score),
-                        "loss": torch.from_numpy(loss)}, purpose)
+        done = start + len(ids)
+        kept.keep({"done": done, "score": torch.from_numpy(score), "loss": torch.from_numpy(loss)},
+                  done == len(members))
     bar.close()
     return xr.Dataset(
         {"score": ("arch", score[first].astype(np.float32)),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ import xarray as xr
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from nas_lib.checkpoint import load, save
+from nas_lib.checkpoint import Checkpoint
 from nas_lib.data import Data
 from nas_lib.ops import Reduction, candidate, stem
 from nas_lib.spaces import Space
@@ -194,20 +193,20 @@ def train_shard(space: Space, networks, data: Data, recipe: Recipe, seeds, file=
     """Train many architectures (benchmark indices ``networks``), each once per seed.
 
     Returns ``test``, ``valid`` (network, train_seed) in percent and ``seconds`` (network) per seed. With
-    ``file`` what is done is stored there every few architectures, and a stopped shard goes on from it.
+    ``file`` what is done is stored there as architectures end, and a stopped shard goes on from it.
     """
     purpose = json.dumps([space.name, asdict(recipe), data.config, list(seeds), list(map(int, networks))])
-    done = load(file, purpose) if file is not None and Path(file).exists() else {}
-    rows = {k: v.tolist() for k, v in done.items()} or {"test": [], "valid": [], "seconds": []}
+    kept = Checkpoint(file, purpose)
+    rows = {k: v.tolist() for k, v in (kept.load() or {}).items()} or {"test": [], "valid": [], "seconds": []}
     bar = tqdm(networks[len(rows["seconds"]):], desc="train from scratch", unit="cell",
                initial=len(rows["seconds"]), total=len(networks), disable=not progress)
-    for n, index in enumerate(bar, 1):
+    for index in bar:
         result = train_from_scratch(space, space.archs[index], data, recipe, seeds)
         rows["test"].append(result["test"].tolist())
         rows["valid"].append(result["valid"].tolist())
         rows["seconds"].append(result["seconds"] / len(seeds))
-        if file is not None and (n % 10 == 0 or len(rows["seconds"]) == len(networks)):
-            save(file, {k: torch.tensor(v, dtype=torch.float64) for k, v in rows.items()}, purpose)
+        kept.keep({k: torch.tensor(v, dtype=torch.float64) for k, v in rows.items()},
+                  len(rows["seconds"]) == len(networks))
     dims = ("network", "train_seed")
     return xr.Dataset(
         {"test": (dims, np.float32(rows["test"])), "valid": (dims, np.float32(rows["valid"])),

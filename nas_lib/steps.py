@@ -6,6 +6,7 @@ on the weights), each on its own draw of what the method mixes in.
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from functools import partial
@@ -19,6 +20,16 @@ from nas_lib.supernet import Supernet
 from nas_lib.unrolled import unrolled_gradient
 
 WATCHED = 1024      # validation images whose accuracy is recorded after every epoch
+
+
+def _light(optimizer: type) -> type:
+    """The same optimizer without its hooks for torch.compile, whose import takes two seconds."""
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step")
+    return type(optimizer.__name__, (optimizer,),
+                {n: torch.no_grad()(inspect.unwrap(getattr(optimizer, n))) for n in names})
+
+
+SGD, Adam = _light(torch.optim.SGD), _light(torch.optim.Adam)
 
 
 class Run:
@@ -38,14 +49,14 @@ class Run:
         self.alpha = method.init(space, self.choices, truth)              # after the layers: N2
         self.learns = method.learns and self.alpha is not None
         outside = [net.stem, net.lastact, net.classifier] if protocol.untrained_cells else [net]
-        self.sgd = torch.optim.SGD([p for m in outside for p in m.parameters()], budget.lr, budget.momentum,
-                                   weight_decay=budget.weight_decay, foreach=True)
+        self.sgd = SGD([p for m in outside for p in m.parameters()], budget.lr, budget.momentum,
+                       weight_decay=budget.weight_decay, foreach=True)
         self.clipped = [*self.weights]
         if protocol.clip_alpha and self.alpha is not None:
             self.clipped.append(self.alpha.requires_grad_())
         if self.learns:
-            self.adam = torch.optim.Adam([self.alpha.requires_grad_()], budget.alpha_lr, betas=(0.5, 0.999),
-                                         weight_decay=budget.alpha_weight_decay * method.decays)
+            self.adam = Adam([self.alpha.requires_grad_()], budget.alpha_lr, betas=(0.5, 0.999),
+                             weight_decay=budget.alpha_weight_decay * method.decays)
         self.train_half, self.valid_half = data.halves()
         self.epoch, self.seconds, self.history = 0, 0.0, {}
 

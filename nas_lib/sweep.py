@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
-from nas_lib.checkpoint import load, save
+from nas_lib.checkpoint import Checkpoint
 from nas_lib.data import Data
 from nas_lib.ranking import Layers, logits
 from nas_lib.sampling import draw
@@ -36,10 +36,9 @@ def published(net: Supernet, data: Data, images: int, fresh: bool, log_prob: np.
     space, layers = net.space, Layers(bn)
     (stored, labels), (x, y) = data.halves()[1], (v[:images] for v in data.fixed("valid half"))
     score, done = np.full(len(space), np.nan), 0
-    part = None if folder is None else Path(folder) / "sweep.pt"
-    purpose = f"published sweep of {space.name}, {images} images, fresh {fresh}, own law {log_prob is not None}, {bn}"
-    if part is not None and part.exists():
-        state = load(part, purpose)
+    kept = Checkpoint(folder and Path(folder) / "sweep.pt", f"published sweep of {space.name}, {images} images, "
+                      f"fresh {fresh}, own law {log_prob is not None}, {bn}")
+    if (state := kept.load()) is not None:
         done, score = state["done"], state["score"].numpy()
     bar = tqdm(total=len(space), initial=done, desc="rank (published)", unit="cell", disable=not progress)
     for start in range(done, len(space), block):
@@ -56,8 +55,8 @@ def published(net: Supernet, data: Data, images: int, fresh: bool, log_prob: np.
             right += (logits(net, space.archs[asked], xb, layers).argmax(-1) == yb).sum(1)
         score[archs] = 100 * right.cpu().numpy() / images
         bar.update(len(archs))
-        if part is not None:
-            save(part, {"done": start + len(archs), "score": torch.from_numpy(score)}, purpose)
+        done = start + len(archs)
+        kept.keep({"done": done, "score": torch.from_numpy(score)}, done == len(space))
     bar.close()
     return xr.Dataset({"score": ("arch", score.astype(np.float32))}, coords={"arch": space.strings},
                       attrs={"bn": bn, "images": images})

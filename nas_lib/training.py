@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from nas_lib.checkpoint import load, save
+from nas_lib.checkpoint import Checkpoint
 from nas_lib.data import Data
 from nas_lib.protocol import CORRECTED, Protocol
 from nas_lib.results import config_hash
@@ -145,21 +145,19 @@ def train(name: str, method: Stage1, space: Space, data: Data, budget: Budget, s
           protocol: Protocol = CORRECTED) -> Trained:
     """Train a supernet by ``method`` on the device that holds ``data``.
 
-    With ``folder`` the state is stored there after every epoch; a stopped run called again goes on
+    With ``folder`` the state is stored there as epochs end; a stopped run called again goes on
     from it and ends with the same numbers, and a finished one is only loaded. ``truth [arch]``
     (percent) is shown to informed methods alone. ``protocol`` says by which rules the weights are trained,
     and goes with the result. Raises TrainingError on a non-finite loss.
     """
     config = configuration(name, method, space, data, budget, seed, protocol)
     run = Run(method, space, data, budget, seed, truth if method.informed else None, protocol)
-    purpose = json.dumps(config, sort_keys=True)
-    file = None
+    kept = Checkpoint(folder and Path(folder) / "state.pt", json.dumps(config, sort_keys=True))
+    if (state := kept.load()) is not None:
+        run.restore(state)
     if folder is not None:
-        file = Path(folder) / "state.pt"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.exists():
-            run.restore(load(file, purpose))
-        (file.parent / "config.json").write_text(json.dumps(config, indent=1))
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "config.json").write_text(json.dumps(config, indent=1))
     epochs = budget.epochs if method.trains else 0
     bar = tqdm(total=epochs, initial=run.epoch, desc=f"train {name} s{seed}", unit="epoch",
                disable=not progress)
@@ -167,11 +165,10 @@ def train(name: str, method: Stage1, space: Space, data: Data, budget: Budget, s
         loss = run.train_epoch(epochs)
         if not math.isfinite(loss):
             raise TrainingError(f"{name}: the loss is not finite in epoch {run.epoch - 1}; lower the learning "
-                                f"rate ({budget.lr}) or the clip norm ({budget.clip}); the last good epoch is stored")
+                                f"rate ({budget.lr}) or the clip norm ({budget.clip}); what was stored before is untouched")
         bar.set_postfix(loss=f"{loss:.3f}")
         bar.update()
-        if file is not None:
-            save(file, run.state(), purpose)
+        kept.keep(run.state(), run.epoch == epochs)
     bar.close()
     for p in run.net.parameters():
         p.grad = None

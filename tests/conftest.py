@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from nas_lib import checkpoint
+
 STAGE1 = ["none", "none+", "rsps", "rsps+", "darts", "gdas"]
 STAGE2 = ["prune", "valid", "synflow", "jacob_cov"]
 SEEDS = [0, 1, 2]
@@ -12,6 +14,12 @@ SEEDS = [0, 1, 2]
 def pytest_addoption(parser):
     parser.addoption("--method", action="append", default=[], metavar="FILE.py",
                      help="a Stage-1 or Stage-2 method of your own, tested like the built-in ones")
+
+
+@pytest.fixture(autouse=True)
+def store_always(monkeypatch):
+    """Tests stop work after milliseconds, and look at what is stored then."""
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
 
 
 @pytest.fixture(scope="session")

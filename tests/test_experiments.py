@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nas_lib import experiments, results
+from nas_lib import checkpoint, experiments, results
 from nas_lib.benchmark import BenchmarkError
 from nas_lib.experiments import ParameterError, Setup, check_parameters, shard, stage1, stage2
 from nas_lib.methods import UnknownMethod
@@ -179,15 +179,14 @@ def test_an_oracle_sees_the_truth_and_takes_the_best_candidate(tmp_path):
 def test_a_selection_that_takes_long_goes_on_where_it_was(tmp_path, monkeypatch):
     """Stopped in its tuning and called again, perturb ends as if never stopped."""
     import tiny
-    from nas_lib.stage2 import perturb
 
     how = {"select": ["perturb"], "candidates": 3, "settings": {"perturb": {"epochs": 3}}}
     setups = [Setup(method="darts", cache=str(tmp_path / name), **TINY) for name in ("whole", "stopped")]
     whole = stage2(setups[0], tmp_path / "1.nc", **how)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        tiny.stop_after(patch, perturb, 2)
+        tiny.stop_after(patch, 3)       # the training's one epoch, and two of three here
         stage2(setups[1], tmp_path / "2.nc", **how)
     stored = []
-    monkeypatch.setattr(perturb, "save", lambda *_: stored.append(1))
+    monkeypatch.setattr(checkpoint, "save", lambda *_: stored.append(1))
     assert stage2(setups[1], tmp_path / "2.nc", **how).choice.item() == whole.choice.item()
     assert len(stored) == 1             # the third epoch only

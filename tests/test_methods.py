@@ -162,7 +162,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(stage1, monkeypatch, tmp_pa
     if not methods.stage1(stage1).trains:
         pytest.skip("trains no weights")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        tiny.stop_after(patch, training, 2)
+        tiny.stop_after(patch, 2)
         run(stage1, folder=tmp_path)
     tiny.same(run(stage1, folder=tmp_path)[1], run(stage1)[1])
 

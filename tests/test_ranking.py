@@ -219,7 +219,7 @@ def test_a_stopped_ranking_goes_on_to_the_same_numbers(stored, monkeypatch, tmp_
     whole = rank()
     blocks = len(asked)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        tiny.stop_after(patch, ranking, stored)
+        tiny.stop_after(patch, stored)
         rank(folder=tmp_path)
     assert whole.identical(rank(folder=tmp_path))
     assert len(asked) == blocks - stored > 0

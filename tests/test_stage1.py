@@ -83,7 +83,7 @@ def test_the_kl_penalty_is_the_divergence_from_the_flat_law():
 def test_progressive_dirichlet_widens_removes_and_rests(monkeypatch, tmp_path):
     hyper = {"partial": 4, "progressive": True, "keep": 2}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        tiny.stop_after(patch, training, 2)
+        tiny.stop_after(patch, 2)
         run("dirichlet", tmp_path, **hyper)
     half = checkpoint.load(tmp_path / "state.pt")
     trained, whole = run("dirichlet", tmp_path, **hyper), run("dirichlet", **hyper)

@@ -126,7 +126,7 @@ def test_a_law_without_logits_is_perturbed_by_its_probabilities(trained, tmp_pat
 def test_a_stopped_selection_goes_on_as_if_it_had_not_stopped(trained, tmp_path, monkeypatch, stop):
     whole = methods.stage2("perturb", folder=tmp_path / "whole")(trained, DATA, None, 0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        tiny.stop_after(patch, perturb, stop)
+        tiny.stop_after(patch, stop)
         methods.stage2("perturb", folder=tmp_path / "part")(trained, DATA, None, 0)
     again = methods.stage2("perturb", folder=tmp_path / "part")(trained, DATA, None, 0)
     assert (again.arch, again.ties) == (whole.arch, whole.ties)

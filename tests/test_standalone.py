@@ -191,7 +191,7 @@ def test_a_stopped_shard_goes_on_to_the_same_numbers(monkeypatch, tmp_path):
     recipe, seeds = dataclasses.replace(RECIPE, steps=4), [0, 1]
     whole = train_shard(NB201, networks, DATA, recipe, seeds, progress=False)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        tiny.stop_after(patch, standalone, 1)
+        tiny.stop_after(patch, 10)
         train_shard(NB201, networks, DATA, recipe, seeds, file, progress=False)
     trained = []
     train = standalone.train_from_scratch

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 import tiny
-from nas_lib import sweep
 from nas_lib.ranking import rank
 from nas_lib.sweep import published
 
@@ -64,7 +63,7 @@ def test_stopped_and_resumed(net, tmp_path, monkeypatch):
     how = {"fresh": True, "log_prob": UNIFORM, "block": 8, "progress": False}
     whole = published(net, DATA, N, **how).score.values
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        tiny.stop_after(patch, sweep, 2)
+        tiny.stop_after(patch, 2)
         published(net, DATA, N, folder=tmp_path, **how)
     np.testing.assert_array_equal(published(net, DATA, N, folder=tmp_path, **how).score.values, whole)
 

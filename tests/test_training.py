@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import tiny
-from nas_lib import checkpoint, methods, training
+from nas_lib import checkpoint, methods, steps, training
 from nas_lib.protocol import CORRECTED
 from nas_lib.spaces import NB201, Space
 from nas_lib.supernet import Supernet
@@ -89,7 +89,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(name, flags, monkeypatch, tmp_pa
     protocol, budget = dataclasses.replace(CORRECTED, **flags), dataclasses.replace(tiny.BUDGET, clip=0.1)
     whole = run(name, budget=budget, folder=tmp_path / "whole", protocol=protocol)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        tiny.stop_after(patch, training, 1)
+        tiny.stop_after(patch, 1)
         run(name, budget=budget, folder=tmp_path / "stopped", protocol=protocol)
     assert checkpoint.load(tmp_path / "stopped" / "state.pt")["epoch"] == 1
     tiny.same(state_of(run(name, budget=budget, folder=tmp_path / "stopped", protocol=protocol)), state_of(whole))
@@ -361,7 +361,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(tmp_path,
         run("rsps", data=blown, folder=tmp_path)
     assert not (tmp_path / "state.pt").exists()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        tiny.stop_after(patch, training, 1)
+        tiny.stop_after(patch, 1)
         run("rsps", folder=tmp_path)
     good = checkpoint.load(tmp_path / "state.pt")
     with pytest.raises(TrainingError, match="in epoch 1"):
@@ -445,7 +445,7 @@ def test_a_stopped_run_goes_on_on_an_accelerator(monkeypatch, tmp_path):
 
     there = tiny.changed(DATA, device=device, parts=parts, transform=transform)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        tiny.stop_after(patch, training, 2)
+        tiny.stop_after(patch, 2)
         run("darts", data=there, folder=tmp_path)
     trained = run("darts", data=there, folder=tmp_path)
     assert len(trained.history["train_loss"]) == 3 and trained.alpha.device.type == "cpu"
@@ -457,3 +457,20 @@ def test_defaults_are_the_published_ones():
         "weight_decay": 3e-4, "clip": 5.0, "alpha_lr": 3e-4, "alpha_weight_decay": 1e-3}
     alpha = methods.stage1("darts").init(NB201, torch.Generator().manual_seed(0), None)
     assert alpha.shape == (6, 5) and 5e-4 < alpha.std() < 2e-3
+
+
+@pytest.mark.parametrize("name, options", [("SGD", {"momentum": 0.9, "weight_decay": 0.1, "foreach": True}),
+                                           ("Adam", {"betas": (0.5, 0.999), "weight_decay": 0.1})])
+def test_the_optimizers_are_those_of_torch(name, options):
+    start = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    found = []
+    for optimizer in (getattr(torch.optim, name), getattr(steps, name)):
+        w = start.clone().requires_grad_()
+        descent = optimizer([w], lr=0.1, **options)
+        for k in range(4):
+            descent.zero_grad(set_to_none=False)
+            (k * w**3).sum().backward()
+            descent.step()
+        found.append((w.detach(), descent.state_dict()))
+    tiny.same(found[0][0], found[1][0])
+    tiny.same(found[0][1], found[1][1])

@@ -5,6 +5,7 @@ import dataclasses
 import torch
 from torch import nn
 
+from nas_lib import checkpoint
 from nas_lib.data import Data
 from nas_lib.spaces import Space
 from nas_lib.supernet import Supernet
@@ -83,9 +84,9 @@ def same(a, b, path="") -> None:
         assert a == b, path
 
 
-def stop_after(monkeypatch, module, calls: int) -> None:
-    """Make ``module`` die right after its state was stored ``calls`` times."""
-    store, count = module.save, []
+def stop_after(monkeypatch, calls: int) -> None:
+    """Make long work die right after a state was stored ``calls`` times."""
+    store, count = checkpoint.save, []
 
     def save(*args):
         store(*args)
@@ -93,4 +94,4 @@ def stop_after(monkeypatch, module, calls: int) -> None:
         if len(count) == calls:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "save", save)
+    monkeypatch.setattr(checkpoint, "save", save)

@@ -145,10 +145,10 @@ class Space:
             raise ValueError(f"unknown equivalence {same!r}: form, function, weights or usual")
         return _classes(self, same)
 
-    def _formula(self, arch, same):
-        """The output as nested sorted tuples of terms (operation, layer, input)."""
+    def _formula(self, arch, same, number):
+        """The output's terms, each (operation, layer, input) as the number that ``number`` gives to it."""
         def nodes(layer):
-            values = [("input",)]
+            values = [(-1,)]
             for i in range(1, self.nodes):
                 terms = []
                 for e, (target, source) in enumerate(self.edges):
@@ -158,25 +158,25 @@ class Space:
                     if op == SKIP:
                         terms += values[source]
                     else:
-                        terms.append((op, layer(e) if "conv" in op else "", values[source]))
-                values.append(tuple(sorted(terms, key=repr)))
+                        term = (op, layer(e) if "conv" in op else "", values[source])
+                        terms.append(number.setdefault(term, len(number)))
+                values.append(tuple(sorted(terms)))
             return values
 
-        plain = nodes(lambda e: "")
         if same == "form":
-            return plain[-1]
+            return nodes(lambda e: "")[-1]
         if same == "weights":
             return nodes(str)[-1]
         # "function": name the layers so that the formula comes first in order; only layers with
         # the same operation and the same input formula can trade names.
-        alike: dict = {}
+        plain, alike = nodes(lambda e: ""), {}
         for e in np.flatnonzero(self.live(arch)):
             if "conv" in self.ops[arch[e]]:
                 alike.setdefault((arch[e], plain[self.edges[e][1]]), []).append(int(e))
         orders = itertools.product(*(itertools.permutations(g) for g in alike.values()))
         names = (dict(zip(itertools.chain(*alike.values()), itertools.chain(*o), strict=True))
                  for o in orders)
-        return min((nodes(lambda e, n=n: str(_rank(n, e, alike)))[-1] for n in names), key=repr)
+        return min(nodes(lambda e, n=n: str(_rank(n, e, alike)))[-1] for n in names)
 
     def _usual(self, arch):
         values = ["0"]
@@ -192,8 +192,8 @@ class Space:
 
 @lru_cache
 def _classes(space: Space, same: str) -> np.ndarray:
-    first: dict = {}
-    key = space._usual if same == "usual" else lambda a: space._formula(a, same)
+    first, number = {}, {}
+    key = space._usual if same == "usual" else lambda a: space._formula(a, same, number)
     found = np.array([first.setdefault(key(a), i) for i, a in enumerate(space.archs.tolist())])
     found.setflags(write=False)
     return found

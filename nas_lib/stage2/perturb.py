@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nas_lib.checkpoint import load, save
+from nas_lib.checkpoint import Checkpoint
 from nas_lib.selection import Choice, learned
 from nas_lib.steps import Run
 from nas_lib.training import Budget, Stage1, TrainingError
@@ -35,7 +35,7 @@ FIXED = ("blank", "blank-")         # Stage 1 never trained their alpha, and nei
 def select(trained, data, candidates, seed, crit="accuracy", epochs=None, freeze_alpha=False, folder=None):
     """``crit``: remove by the lowest accuracy or the highest loss. ``epochs`` of tuning: None means a quarter of
     Stage 1's (25 of 100, as published). ``freeze_alpha``: tune the weights only (D11). With ``folder`` the state is
-    kept there after every epoch: a stopped selection goes on where it was, a finished one is only read."""
+    kept there as epochs end: a stopped selection goes on where it was, a finished one is only read."""
     if crit not in CRITERIA:
         raise ValueError(f"unknown criterion {crit!r}: {' or '.join(CRITERIA)}")
     start = time.perf_counter()
@@ -46,10 +46,10 @@ def select(trained, data, candidates, seed, crit="accuracy", epochs=None, freeze
     run = Run(method, trained.space, data, replace(stage1, lr=stage1.lr / 10, lr_min=stage1.lr / 10), seed, None,
               replace(trained.protocol, untrained_cells=False))
     run.net.load_state_dict(trained.supernet.state_dict())
-    file, ties, before = None if folder is None else Path(folder) / "perturb.pt", 1, 0.0
-    purpose = f"perturb by {crit}, {epochs} epochs, alpha learns: {method.learns}, seed {seed}, of {trained.config}"
-    if file is not None and file.exists():
-        state = load(file, purpose)
+    ties, before = 1, 0.0
+    stored = Checkpoint(folder and Path(folder) / "perturb.pt", f"perturb by {crit}, {epochs} epochs, alpha learns: "
+                        f"{method.learns}, seed {seed}, of {trained.config}")
+    if (state := stored.load()) is not None:
         run.restore(state)
         method.kept.copy_(state["kept"])
         ties, before = state["ties"], state["spent"]
@@ -61,9 +61,8 @@ def select(trained, data, candidates, seed, crit="accuracy", epochs=None, freeze
         if not math.isfinite(run.train_epoch(epochs)):
             raise TrainingError(f"perturb: the loss is not finite in tuning epoch {run.epoch - 1}; lower Stage 1's "
                                 f"learning rate ({stage1.lr}), of which a tenth is used here")
-        if file is not None:
-            spent = before + time.perf_counter() - start
-            save(file, run.state() | {"kept": method.kept, "ties": ties, "spent": spent}, purpose)
+        spent = before + time.perf_counter() - start
+        stored.keep(run.state() | {"kept": method.kept, "ties": ties, "spent": spent}, run.epoch == epochs)
     return Choice(int(trained.space.index(method.kept.numpy())), ties, seconds=before + time.perf_counter() - start)
 
 
@@ -84,11 +83,11 @@ def removals(run: Run, edge: int, criterion) -> list[float]:
     """Wrong answers, or the summed loss, on the validation half without each operation of ``edge``, ``[op]``."""
     mixture = run.method.mix(run.space, run.alpha, 0.0, None).to(run.data.device)
     batches = [t.split(run.budget.batch) for t in run.data.fixed("valid half")]
-    harm = []
+    net, harm = run.net.train(), []
     for op in range(mixture.shape[-1]):
         w = mixture.clone()
         w[edge, op] = 0
-        harm.append(sum(criterion(run.net.train()(x, w), y) for x, y in zip(*batches, strict=True)).item())
+        harm.append(sum(criterion(net(x, w), y) for x, y in zip(*batches, strict=True)).item())
     return harm
 
 
