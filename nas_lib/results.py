@@ -132,6 +132,16 @@ def load(paths) -> xr.Dataset:
     return _texts(joined).transpose(*KEYS, ...)
 
 
+def said(runs: xr.Dataset, name: str) -> str:
+    """An attribute of joined runs as one text: where methods differ, what most say, then the others by name."""
+    if name not in runs:
+        return str(runs.attrs.get(name, ""))
+    table = runs[name].to_dataframe().reset_index()
+    methods = table[table[name] != ""].groupby(name, sort=False).stage1.unique()
+    first, *others = methods.index[methods.map(len).argsort()[::-1]]
+    return " ".join([str(first), *(f"{', '.join(f'`{m}`' for m in methods[t])}: {t}" for t in others)])
+
+
 def provenance(started: float, device) -> dict:
     """Origin of a result, for the attribute ``provenance``; ``started`` is ``time.time()`` at the start."""
     found = {

@@ -16,7 +16,7 @@ from pandas.io.formats.style import Styler
 
 from nas_lib.marks import n_text, tidy
 from nas_lib.metrics import mean_std, spearman
-from nas_lib.results import where
+from nas_lib.results import said, where
 from nas_lib.spaces import NB201
 
 BASELINES = {"none": "N_U: untrained, uniform law", "none+": "N_I: untrained, informed law",
@@ -135,19 +135,12 @@ def scale(runs: xr.Dataset) -> Note:
     names = ", ".join(f"`{n}`" for n in np.atleast_1d(tidy(runs.stage1).values))
     seeds = np.atleast_1d(runs.seed.values)
     data = ", ".join(f"`{d}`" for d in np.atleast_1d(runs.dataset.values))
-    images, bn, said, protocol = (_said(runs, name) for name in ("images", "bn", "scale", "protocol"))
-    text = f"{names} on {data}, {len(seeds)} seed{'s' * (len(seeds) != 1)} each ({', '.join(map(str, seeds))}). {said}"
+    images, bn, size, protocol = (said(runs, name) for name in ("images", "bn", "scale", "protocol"))
+    text = f"{names} on {data}, {len(seeds)} seed{'s' * (len(seeds) != 1)} each ({', '.join(map(str, seeds))}). {size}"
     if images:
         text += f" Shared-weight accuracies are over {images} images" + (f", batch-norm rule `{bn}`." if bn else ".")
     text += f" Protocol: {protocol}." * bool(protocol)
     return Note(f"> **Scale of these numbers.** {text}")
-
-
-def _said(runs, name) -> str:
-    """An attribute, or the different texts of one in which the joined runs do not agree."""
-    if name in runs:
-        return " / ".join(sorted({str(v) for v in runs[name].values.flat if str(v)}))
-    return str(runs.attrs.get(name, ""))
 
 
 def _column(stats, digits):

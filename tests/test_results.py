@@ -225,3 +225,11 @@ def test_spaces_metrics_and_results_do_without_torch():
     code = ("import sys, nas_lib.spaces, nas_lib.metrics, nas_lib.results as r; r.provenance(0, 'cpu'); "
             "sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], cwd=results.root(), check=False).returncode == 0
+
+
+def test_what_runs_say_differently_is_said_by_method():
+    texts = np.array([[["long"], ["short"], [""], ["short"]]])
+    runs = xr.Dataset({"scale": (("dataset", "stage1", "seed"), texts)},
+                      {"dataset": ["d"], "stage1": ["rsps", "darts", "none", "gdas"], "seed": [0]}, {"bn": "batch"})
+    assert results.said(runs, "scale") == results.said(runs.squeeze(), "scale") == "short `rsps`: long"
+    assert results.said(runs, "bn") == "batch" and results.said(runs, "protocol") == ""

@@ -51,8 +51,9 @@ def test_both_protocols_run_the_same_campaign():
     quick, paper = (yaml.safe_load((CAMPAIGNS / f"{name}.yaml").read_text()) for name in ("quick", "quick-paper"))
     assert set(quick["stage1"]) <= set(paper["stage1"])
     differ = {k for k in quick if quick[k] != paper[k]}
-    assert differ == {"campaign", "stage1", "unscored", "pages", "parameters"}
+    assert differ == {"campaign", "stage1", "unscored", "pages", "parameters", "own"}
     assert quick["parameters"] | {"protocol": "paper"} == paper["parameters"]
+    assert quick["own"].items() <= paper["own"].items()
 
 
 def test_truth_campaign(tmp_path):
