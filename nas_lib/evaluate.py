@@ -55,11 +55,10 @@ def summary(stage1: xr.Dataset, stage2: xr.Dataset, truth: xr.DataArray) -> xr.D
     return measured.assign_attrs(kept, provenance=results.provenance(started, "cpu"))
 
 
-def load_summary(campaign: str) -> xr.Dataset:
+def load_summary(campaign: str, dataset: str = "digits") -> xr.Dataset:
     """The summary of a campaign: that of its own runs, or else the one that the book keeps.
 
-    Raises ResultError, naming the command, if there is neither.
+    Raises ResultError, naming what is missing, if there is neither.
     """
-    own = results.where(f"results/{campaign}/summary.nc")
-    kept = results.where(f"book/reference/{campaign}.nc")
-    return results.read(kept if kept.exists() and not own.exists() else own)
+    name = f"summary-{dataset}.nc"
+    return results.read(next(iter(results.kept(campaign, name)), results.where(f"results/{campaign}/{name}")))

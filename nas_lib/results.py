@@ -1,7 +1,7 @@
 """Results on disk: one netCDF file per run, complete or absent, and the runs joined into one Dataset.
 
-    results.write(run, results.run_path("quick", 1, "gdas", seed=0))
-    runs = results.load(sorted(results.where("results/quick").glob("stage1-*.nc")))
+    results.write(run, results.run_path("quick", 1, "digits", "gdas", seed=0))
+    runs = results.runs("quick", 1, "digits")
     runs["score"]                                         # [dataset, stage1, seed, arch]
 
 Relative paths start at the repository root, so that a notebook finds its results wherever it is run.
@@ -44,13 +44,24 @@ def where(path) -> Path:
     return root() / Path(path).expanduser()
 
 
-def run_path(campaign: str, stage: int, method: str, seed: int) -> Path:
-    """Where a run is kept: ``results/<campaign>/stage<stage>-<method>-s<seed>.nc``.
+def run_path(campaign: str, stage: int, dataset: str, method: str, seed: int) -> Path:
+    """Where a run is kept: ``results/<campaign>/stage<stage>-<dataset>-<method>-s<seed>.nc``.
 
     A method given as a file, ``mine.py``, goes by the name ``mine``.
     """
     name = Path(method).stem if method.endswith(".py") else method
-    return root() / "results" / campaign / f"stage{stage}-{name}-s{seed}.nc"
+    return root() / "results" / campaign / f"stage{stage}-{dataset}-{name}-s{seed}.nc"
+
+
+def kept(campaign: str, pattern: str) -> list[Path]:
+    """Results of a campaign that fit ``pattern``: those in ``results/``, or else those that the book keeps."""
+    own = sorted(where(f"results/{campaign}").glob(pattern))
+    return own or sorted(where(f"book/reference/{campaign}").glob(pattern))
+
+
+def runs(campaign: str, stage: int, dataset: str) -> xr.Dataset:
+    """All runs of a stage on one data set, joined: ``[stage1, seed, ...]``. Raises as ``load``."""
+    return load(kept(campaign, f"stage{stage}-{dataset}-*.nc")).sel(dataset=dataset)
 
 
 def write(dataset: xr.Dataset, path) -> Path:

@@ -122,7 +122,7 @@ def book(tmp_path_factory, evaluation, choices) -> Path:
     nbformat.write(v4.new_notebook(cells=cells, metadata=kernel), top / "book/index.ipynb")
     run = [v4.new_markdown_cell("# Stage 1"), v4.new_code_cell("chart", outputs=[output(shown[2])])]
     nbformat.write(v4.new_notebook(cells=run, metadata=kernel),
-                   top / "book/report/runs/stage1-gdas-s0.ipynb")
+                   top / "book/report/runs/stage1-digits-gdas-s0.ipynb")
     (top / "book/_toc.yml").write_text(
         "format: jb-book\nroot: index\nchapters:\n  - glob: report/runs/*\n")
     command = [Path(sys.executable).with_name("jupyter-book"), "build", "book", "-W", "--keep-going"]
@@ -140,8 +140,8 @@ def test_pages_are_complete(book):
 
 
 def test_run_pages_are_titled_by_their_run(book):
-    assert "<title>stage1-gdas-s0" in (book / "report/runs/stage1-gdas-s0.html").read_text("utf8")
-    assert "stage1-gdas-s0" in (book / "index.html").read_text("utf8")
+    assert "<title>stage1-digits-gdas-s0" in (book / "report/runs/stage1-digits-gdas-s0.html").read_text("utf8")
+    assert "stage1-digits-gdas-s0" in (book / "index.html").read_text("utf8")
 
 
 def test_pages_without_charts_do_not_load_the_bundle(book):

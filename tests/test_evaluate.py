@@ -41,10 +41,10 @@ def test_several_data_sets_are_refused(joined):
 
 def test_own_summary_before_the_kept_one(joined, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "root", lambda: tmp_path)
-    with pytest.raises(results.ResultError, match="no result at .*mine/summary.nc"):
+    with pytest.raises(results.ResultError, match="no result at .*mine/summary-digits.nc"):
         evaluate.load_summary("mine")
     made = evaluate.summary(*joined)
-    results.write(made.assign_attrs(scale="kept"), tmp_path / "book/reference/mine.nc")
+    results.write(made.assign_attrs(scale="kept"), tmp_path / "book/reference/mine/summary-digits.nc")
     assert evaluate.load_summary("mine").attrs["scale"] == "kept"
-    results.write(made.assign_attrs(scale="own"), tmp_path / "results/mine/summary.nc")
+    results.write(made.assign_attrs(scale="own"), tmp_path / "results/mine/summary-digits.nc")
     assert evaluate.load_summary("mine").attrs["scale"] == "own"

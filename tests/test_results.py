@@ -48,8 +48,20 @@ def test_paths_start_at_the_repository_root(tmp_path, monkeypatch):
     assert (top / "nas_lib" / "__init__.py").samefile(nas_lib.__file__)
     assert results.where("results/a.nc") == top / "results" / "a.nc"
     assert results.where(tmp_path / "a.nc") == tmp_path / "a.nc"
-    assert results.run_path("quick", 1, "rsps+", 3) == top / "results/quick/stage1-rsps+-s3.nc"
-    assert results.run_path("quick", 2, "some/mine.py", 0) == top / "results/quick/stage2-mine-s0.nc"
+    assert results.run_path("quick", 1, "digits", "rsps+", 3) == top / "results/quick/stage1-digits-rsps+-s3.nc"
+    assert results.run_path("quick", 2, "a", "some/mine.py", 0) == top / "results/quick/stage2-a-mine-s0.nc"
+
+
+def test_own_runs_before_those_that_the_book_keeps(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "root", lambda: tmp_path)
+    with pytest.raises(ValueError, match="no results"):
+        results.runs("mine", 1, "digits")
+    for folder, seeds in (("book/reference", (0, 1)), ("results", (2,))):
+        for data in ("digits", "digits2"):
+            for seed in seeds:
+                run = xr.Dataset({"x": 1.0}, {"dataset": data, "stage1": "darts-", "seed": seed})
+                results.write(run, tmp_path / folder / "mine" / f"stage1-{data}-darts--s{seed}.nc")
+        assert results.runs("mine", 1, "digits").seed.values.tolist() == list(seeds)
 
 
 def test_config_hash_is_stable():

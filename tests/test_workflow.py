@@ -47,6 +47,15 @@ def test_a_method_given_as_a_file_goes_by_its_name(tmp_path):
     assert dry("--configfile", str(tmp_path / "mine.yaml"), tmp_path=tmp_path)["total"] == 4
 
 
+def test_a_campaign_on_several_data_sets(tmp_path):
+    """Names with hyphens, of data sets and of methods, are told apart."""
+    mine = yaml.safe_load((CAMPAIGNS / "quick-paper.yaml").read_text())
+    mine |= {"data": ["cifar10", "ImageNet16-120"], "stage1": ["darts", "darts-"], "seeds": [3, 4]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+    jobs = dry("--configfile", str(tmp_path / "mine.yaml"), tmp_path=tmp_path)
+    assert jobs == {"stage1": 8, "stage2": 8, "summary": 2, "all": 1, "total": 19}
+
+
 def test_both_protocols_run_the_same_campaign():
     quick, paper = (yaml.safe_load((CAMPAIGNS / f"{name}.yaml").read_text()) for name in ("quick", "quick-paper"))
     assert set(quick["stage1"]) <= set(paper["stage1"])
