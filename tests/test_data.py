@@ -1,13 +1,16 @@
-"""The embedded images: where they land, what is fixed and what is drawn anew."""
+"""Data sets: where the embedded digits land, how photographs are kept, what is fixed and what is drawn anew."""
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 import tiny
-from nas_lib import data
+from nas_lib import data, images, methods
+from nas_lib.ranking import rank
+from nas_lib.training import train
 
 DIGITS = data.digits(noise=0.0, fold=1)
 
@@ -106,5 +109,117 @@ def test_a_changed_copy_has_views_of_its_own():
 def test_data_sets_go_by_name():
     options = {"side": 16, "noise": 0.5, "fold": 4}
     assert data.load("digits", **options).config == {"name": "digits"} | options
-    with pytest.raises(ValueError, match="unknown data set 'mnist': digits"):
+    with pytest.raises(ValueError, match="'mnist': digits, cifar10, cifar100, svhn, ImageNet16-120, images"):
         data.load("mnist")
+
+
+X = np.random.default_rng(0).integers(0, 256, (30, 3, 16, 16), np.uint8)
+Y = np.arange(30) * 7 % 10
+
+
+@pytest.fixture
+def cifar10(monkeypatch):
+    """Pictures in the place of CIFAR-10; what was asked for is noted."""
+    asked = []
+
+    def read(name, wanted, verify=True):
+        asked.append((name, wanted, verify))
+        parts = {"train": (X[:24], Y[:24]), "test": (X[24:], Y[24:])}
+        return {k: tuple(v[:n] for v in parts[k]) for k, n in wanted.items()}
+
+    monkeypatch.setattr(images, "read", read)
+    return asked
+
+
+def own(folder, **arrays):
+    np.savez(folder / "own.npz", **{"x_train": X[:24], "y_train": Y[:24]} | arrays)
+    return folder / "own.npz"
+
+
+def test_photographs_are_bytes_and_all_training_images_are_for_the_search(cifar10):
+    d = data.load("cifar10")
+    assert cifar10 == [("cifar10", {"train": None, "test": None}, True)]
+    assert d.classes == 10 and d.shape == (3, 16, 16) and d.parts.keys() == {"train", "test"}
+    for (x, y), part in zip(d.parts.values(), (slice(24), slice(24, None)), strict=True):
+        assert x.dtype == torch.uint8 and torch.equal(x, torch.from_numpy(X[part])) and y.tolist() == Y[part].tolist()
+    assert [y.tolist() for _, y in d.halves()] == [Y[:12].tolist(), Y[12:24].tolist()]
+    assert {k: d.config[k] for k in ("name", "side", "train", "test", "pad", "flip", "cutout")} == {
+        "name": "cifar10", "side": 16, "train": 24, "test": 6, "pad": 2, "flip": True, "cutout": 0}
+
+
+def test_options_keep_the_first_images(cifar10):
+    d = data.load("cifar10", train=10, valid=4, test=3, side=8, pad=0, flip=False, cutout=2, verify=False)
+    assert cifar10 == [("cifar10", {"train": 14, "test": 3}, False)]
+    small = torch.from_numpy(images.shrink(X, 8))
+    for part, cut in (("train", slice(10)), ("valid", slice(10, 14)), ("test", slice(24, 27))):
+        assert torch.equal(d.parts[part][0], small[cut]) and d.parts[part][1].tolist() == Y[cut].tolist()
+    assert (d.transform.pad, d.transform.flip, d.transform.cutout) == (0, False, 2)
+    d = data.load("cifar10", valid=5, test=0)
+    assert {k: len(y) for k, (_, y) in d.parts.items()} == {"train": 19, "valid": 5} and d.config["valid"] == 5
+    with pytest.raises(ValueError, match="cifar10 has no part 'test': there are train, valid, train half, valid half"):
+        d.fixed("test")
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"side": 5}, "must divide"), ({"side": 0}, "a whole number from 1"), ({"train": 1}, "a whole number from 2"),
+    ({"train": 2.0}, "a whole number"), ({"flip": 1}, "True or False"), ({"augment": None}, "True or False"),
+    ({"pad": -1}, "a whole number from 0"), ({"cutout": None}, "a whole number"), ({"valid": 23}, "at least 2"),
+    ({"train": 20, "valid": 5}, "valid = 5: there are 4"), ({"test": 7}, "test = 7: there are 6")])
+def test_impossible_options_are_refused(cifar10, options, message):
+    with pytest.raises(ValueError, match=message):
+        data.load("cifar10", **options)
+
+
+def test_unknown_options_are_type_errors(tmp_path):
+    for name in ("cifar10", "images"):
+        with pytest.raises(TypeError, match="noise"):
+            data.load(name, noise=1)
+    with pytest.raises(ValueError, match="train = 25: there are 24"):
+        data.load("images", file=own(tmp_path), train=25)
+    with pytest.raises(ValueError, match="there are no test images"):
+        data.load("images", file=own(tmp_path), test=1)
+    with pytest.raises(ValueError, match="images of different shapes, .3, 8, 8., .3, 16, 16."):
+        data.load("images", file=own(tmp_path, x_test=X[:2, :, :8, :8], y_test=Y[:2]))
+    with pytest.raises(ValueError, match="a channel of the training images has the same value everywhere"):
+        data.load("images", file=own(tmp_path, x_train=X[:24] * np.array([1, 1, 0], np.uint8)[:, None, None]))
+
+
+def test_evaluation_sees_photographs_as_they_are_and_once(cifar10):
+    d = data.load("cifar10", augment=True)
+    facts = images.FACTS["cifar10"]
+    mean, std = (np.array(v)[:, None, None] for v in (facts.mean, facts.std))
+    x, y = d.fixed("valid half", 3)
+    np.testing.assert_allclose(x, (X[12:24] / 255 - mean) / std, atol=1e-5)
+    assert y.tolist() == Y[12:24].tolist() and d.fixed("valid half")[0] is x
+    stored = d.halves()[1][0]
+    looks = [d.augment(stored, generator(k)) for k in (0, 0, 1)]
+    assert torch.equal(looks[0], looks[1]) and not torch.equal(looks[0], looks[2]) and not torch.equal(looks[0], x)
+    assert torch.equal(data.load("cifar10", augment=False, cutout=8).augment(stored, generator()), x)
+
+
+def test_own_images_are_normalised_by_their_training_part(tmp_path):
+    d = data.load("images", file=own(tmp_path, x_valid=X[24:], y_valid=Y[24:]), train=20, valid=4)
+    assert {k: len(y) for k, (_, y) in d.parts.items()} == {"train": 20, "valid": 4} and d.classes == 10
+    x, _ = d.fixed("train")
+    torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(x.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(d.parts["valid"][0], X[24:28])
+
+
+def test_what_is_seen_decides_the_configuration(tmp_path, cifar10):
+    first = data.load("cifar10").config
+    assert data.load("cifar10", pad=2).config == first
+    for options in ({"train": 23}, {"valid": 2}, {"side": 8}, {"pad": 1}, {"flip": False}, {"cutout": 4},
+                    {"augment": False}):
+        assert data.load("cifar10", **options).config != first
+    digests = [data.load("images", file=own(tmp_path, **change)).config["digest"] for change in (
+        {}, {}, {"y_train": Y[1:25]}, {"x_train": X[1:25]})]
+    assert digests[0] == digests[1] and len({*digests}) == 3
+
+
+def test_a_supernet_trains_and_is_ranked_on_photographs(cifar10):
+    d = data.load("cifar10")
+    trained = train("darts", methods.stage1("darts"), tiny.SPACE, d, tiny.BUDGET, 0, progress=False)
+    assert trained.config["data"] == d.config and np.isfinite(trained.history["train_loss"]).all()
+    scores = rank(trained.supernet, *d.fixed("valid half"), "batch", progress=False)
+    assert scores.score.shape == (len(tiny.SPACE),) and scores.score.std() > 0
