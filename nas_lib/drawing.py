@@ -1,52 +1,96 @@
-"""The drawing of one cell: nodes in a row, an arc per edge."""
+"""The drawing of cells: nodes from left to right, an arc per edge."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
 from nas_lib import marks
-from nas_lib.marks import tips
+from nas_lib.marks import BLUE, DASH, DASHDOT, DOT, GREEN, GREY, ORANGE, PINK, RED, SOLID, tips
 from nas_lib.spaces import NB201
+from nas_lib.spaces.genotype import NODES, parse
 
 
-def cell(arch: str, title: str = "") -> alt.LayerChart:
-    """One cell as a graph, data flowing from left to right.
+@dataclass(frozen=True)
+class _Canvas:
+    """Where a kind of cell has its nodes and arcs, and how its operations are drawn."""
 
-    An edge is coloured and dashed by its operation, faint where nothing passes from input to output,
-    absent for ``none``. Raises ValueError if ``arch`` is no cell.
+    names: tuple[str, ...]          # of the nodes, as they stand in the picture
+    numbers: tuple[str, ...]        # and in the tips
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    bow: dict[tuple[int, int], float]   # (source, target) -> height of its arc over the straight line
+    ops: dict[str, tuple[str, list]]
+    domain: tuple[list[float], list[float]]
+    width: int
+
+
+STATES = ("k−2", "k−1", *map(str, range(NODES)))
+ONE = _Canvas(names=("in", "1", "2", "out"), numbers=("0", "1", "2", "3"), x=(0, 1, 2, 3), y=(0, 0, 0, 0),
+              bow={(0, 2): 0.55, (1, 3): -0.65, (0, 3): 1.15},      # no two of the six arcs cross
+              ops=marks.OPS, domain=([-0.2, 3.2], [-0.85, 1.3]), width=230)
+PAIR = _Canvas(names=STATES, numbers=STATES, x=(0, 0, 1, 2, 3, 4), y=(0.5, -0.5) * 3,
+               bow={(0, 4): 0.5, (1, 5): -0.5, (0, 5): -0.15},      # what else would run through a node
+               ops={"skip_connect": (BLUE, DASH), "sep_conv_3x3": (RED, SOLID), "sep_conv_5x5": (RED, DASH),
+                    "dil_conv_3x3": (ORANGE, SOLID), "dil_conv_5x5": (ORANGE, DASH), "avg_pool_3x3": (GREEN, DASHDOT),
+                    "max_pool_3x3": (PINK, DASHDOT), "noise": (GREY, DOT)},
+               domain=([-0.25, 4.25], [-1.1, 1.1]), width=300)
+HEIGHT = 150
+
+
+def cell(arch, title: str = "") -> alt.LayerChart | alt.HConcatChart:
+    """The cell written as ``arch`` as a graph, data flowing from left to right; of the DARTS spaces both cells.
+
+    An edge is coloured and dashed by its operation, faint where nothing passes from input to output, absent for
+    ``none``. The output of a cell of the DARTS spaces is that of all its numbered nodes; k−2 and k−1 are the cells
+    before it. ``arch`` is a text of NAS-Bench-201, or a genotype or its text. Raises ValueError if it is none of them.
     """
-    ops = NB201.parse(arch)
-    on = np.where(NB201.live(ops), 1.0, 0.25)
-    arcs = [_arc(source, target, NB201.ops[op], strength)
-            for (target, source), op, strength in zip(NB201.edges, ops, on, strict=True)]
-    path = pd.concat(arcs).query("op != 'none'")
-    at = {"x": alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-0.2, 3.2])),
-          "y": alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[-0.85, 1.3]))}
-    colours, dashes = zip(*marks.OPS.values(), strict=True)
+    text = str(arch)
+    if "|" in text:
+        ops = NB201.parse(text)
+        edges = [(s, t, NB201.ops[op], on) for (t, s), op, on in
+                 zip(NB201.edges, ops, np.where(NB201.live(ops), 1.0, 0.25), strict=True)]
+        return _graph(ONE, edges).properties(title=alt.Title(title, fontSize=11),
+                                             description=f"Cell {text}. {title}".strip())
+    cells = parse(text)
+    drawn = [_graph(PAIR, [(source, 2 + k // 2, op, 1.0) for k, (op, source) in enumerate(pairs)]).properties(
+        title=alt.Title(name, fontSize=11, fontWeight="normal"))
+             for name, pairs in (("normal cell", cells.normal), ("reduction cell", cells.reduce))]
+    return alt.hconcat(*drawn).properties(title=alt.Title(title, fontSize=11, anchor="middle"),
+                                          description=f"Normal and reduction cell {cells}. {title}".strip())
+
+
+def _graph(canvas: _Canvas, edges) -> alt.LayerChart:
+    """``edges`` are (source, target, operation, strength)."""
+    path = pd.concat([_arc(canvas, *edge) for edge in edges]).query("op != 'none'")
+    at = {"x": alt.X("x:Q", axis=None, scale=alt.Scale(domain=canvas.domain[0])),
+          "y": alt.Y("y:Q", axis=None, scale=alt.Scale(domain=canvas.domain[1]))}
+    colours, dashes = zip(*canvas.ops.values(), strict=True)
     base = alt.Chart(path).encode(
         **at, opacity=alt.Opacity("strength:Q", scale=None), tooltip=tips("edge", "op"),
-        color=alt.Color("op:N", title=None, scale=alt.Scale(domain=list(marks.OPS), range=colours),
-                        legend=alt.Legend(orient="bottom", symbolSize=250, symbolOpacity=1)))
+        color=alt.Color("op:N", title=None, scale=alt.Scale(domain=list(canvas.ops), range=colours),
+                        legend=alt.Legend(orient="bottom", columns=4, symbolSize=250, symbolOpacity=1)))
     lines = base.mark_line(strokeWidth=2.5).encode(detail="edge:N", order="step:O", strokeDash=alt.StrokeDash(
-        "op:N", title=None, scale=alt.Scale(domain=list(marks.OPS), range=dashes)))
+        "op:N", title=None, scale=alt.Scale(domain=list(canvas.ops), range=dashes)))
     heads = base.transform_filter("datum.step == 14").mark_point(
         shape="triangle-right", filled=True, size=90).encode(angle=alt.Angle("turn:Q", scale=None))
-    nodes = alt.Chart(pd.DataFrame({"x": range(4), "y": 0, "name": ["in", "1", "2", "out"]})).encode(**at)
+    nodes = alt.Chart(pd.DataFrame({"x": canvas.x, "y": canvas.y, "name": canvas.names})).encode(**at)
     names = nodes.mark_text(color="white", fontSize=11).encode(text="name:N")
     discs = nodes.mark_circle(size=620, color="#5a6270", opacity=1)
-    return alt.layer(lines, heads, discs, names).properties(
-        width=230, height=150, title=alt.Title(title, fontSize=11),
-        description=f"Cell {arch}. {title}".strip())
+    return alt.layer(lines, heads, discs, names).properties(width=canvas.width, height=HEIGHT)
 
 
-def _arc(source, target, op, strength, steps=25):
-    """Points of an edge between two nodes on a line; the six arcs are laid out so that no two cross."""
+def _arc(canvas, source, target, op, strength, steps=25):
+    """Points of an edge between two nodes: a line, and half a sine over it."""
     t = np.linspace(0, 1, steps)
-    height = {(0, 2): 0.55, (1, 3): -0.65, (0, 3): 1.15}.get((source, target), 0.0)
-    x, y = source + (target - source) * t, height * np.sin(np.pi * t)
-    # Direction in pixels (230 x 150 for a domain of 3.4 x 2.15), clockwise because screens count y down.
-    turn = np.degrees(np.arctan2(-np.gradient(y) * 150 / 2.15, np.gradient(x) * 230 / 3.4))
-    return pd.DataFrame({"x": x, "y": y, "turn": turn, "step": range(steps), "op": op,
-                         "strength": strength, "edge": f"{target} ← {source}"}).round(3)
+    x, y = (v[source] + (v[target] - v[source]) * t for v in (canvas.x, canvas.y))
+    y = y + canvas.bow.get((source, target), 0.0) * np.sin(np.pi * t)
+    # Direction in pixels, clockwise because screens count y down.
+    across, up = (side / np.ptp(ends) for side, ends in zip((canvas.width, HEIGHT), canvas.domain, strict=True))
+    turn = np.degrees(np.arctan2(-np.gradient(y) * up, np.gradient(x) * across))
+    name = f"{canvas.numbers[target]} ← {canvas.numbers[source]}"
+    return pd.DataFrame({"x": x, "y": y, "turn": turn, "step": range(steps), "op": op, "strength": strength,
+                         "edge": name}).round(3)

@@ -1,4 +1,5 @@
-"""Candidate operations and the fixed parts of the NAS-Bench-201 skeleton (Dong & Yang, ICLR 2020).
+"""Candidate operations and the fixed parts of the NAS-Bench-201 skeleton (Dong & Yang, ICLR 2020), and the
+operations of the DARTS spaces (Liu et al., ICLR 2019; noise: Zela et al., RobustDARTS, ICLR 2020).
 
 ``groups > 1`` holds that many independent networks side by side in the channels of one: group k
 sees only its own inputs and has its own weights, initialised as if it stood alone. ``affine``
@@ -7,6 +8,7 @@ Module names follow the published code, so that its checkpoints keep their names
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -28,8 +30,82 @@ class ReLUConvBN(nn.Module):
 class Zero(nn.Module):
     """``none``: no edge. Gives zeros that keep the graph, with zero gradient."""
 
+    def __init__(self, stride=1):
+        super().__init__()
+        self.stride = stride
+
     def forward(self, x: Tensor) -> Tensor:
-        return x * 0
+        return x[:, :, ::self.stride, ::self.stride] * 0
+
+
+class Noise(nn.Module):
+    """``noise``: fresh N(0, 1) of the size of its (strided) input, in train and eval mode, without gradient."""
+
+    def __init__(self, stride):
+        super().__init__()
+        self.stride = stride
+        self.generator = torch.Generator()          # that of the whole network: see ``draw_from``
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = x[:, :, ::self.stride, ::self.stride].shape
+        drawn = torch.randn(shape, generator=self.generator, device=self.generator.device, dtype=x.dtype)
+        return drawn.to(x.device)
+
+
+def draw_from(net: nn.Module, generator: torch.Generator) -> None:
+    """Let everything random inside ``net`` (noise, dropped paths) draw from ``generator`` from now on."""
+    for m in net.modules():
+        if hasattr(m, "generator"):
+            m.generator = generator
+
+
+class FactorizedReduce(nn.Module):
+    """ReLU, two 1x1 convolutions that see every other place, the second one place further, batch norm.
+
+    ``[B, c_in, H, W] -> [B, c_out, ceil(H/2), ceil(W/2)]``, c_out even; an odd side is continued by a row of zeros.
+    """
+
+    def __init__(self, c_in, c_out, affine=True):
+        super().__init__()
+        self.conv_1 = nn.Conv2d(c_in, c_out // 2, 1, bias=False)
+        self.conv_2 = nn.Conv2d(c_in, c_out // 2, 1, bias=False)
+        self.bn = nn.BatchNorm2d(c_out, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Every other place is taken here and not by a stride: on a CPU the gradient of a 1x1 convolution with a stride
+        # and few channels writes outside its memory (torch 2.14, channels last).
+        x = F.pad(x.relu(), (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+        return self.bn(torch.cat([self.conv_1(x[:, :, ::2, ::2]), self.conv_2(x[:, :, 1::2, 1::2])], 1))
+
+
+class Separable(nn.Module):
+    """``repeat`` times ReLU, depthwise convolution, pointwise convolution, batch norm; the first has the stride."""
+
+    def __init__(self, channels, kernel, stride, dilation, repeat, affine):
+        super().__init__()
+        parts, padding = [], dilation * (kernel - 1) // 2
+        for k in range(repeat):
+            parts += [
+                nn.ReLU(),
+                nn.Conv2d(channels, channels, kernel, 1 if k else stride, padding, dilation, channels, bias=False),
+                nn.Conv2d(channels, channels, 1, bias=False),
+                nn.BatchNorm2d(channels, affine=affine),
+            ]
+        self.op = nn.Sequential(*parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class PoolBN(nn.Module):
+    """A pooling and batch norm."""
+
+    def __init__(self, pool, channels, affine):
+        super().__init__()
+        self.op = nn.Sequential(pool, nn.BatchNorm2d(channels, affine=affine))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
 
 
 class Reduction(nn.Module):
@@ -57,6 +133,33 @@ def candidate(name: str, channels: int, affine: bool, groups: int = 1) -> nn.Mod
         "avg_pool_3x3": lambda: nn.AvgPool2d(3, 1, 1, count_include_pad=False),
     }
     return makers[name]()
+
+
+def strided(name: str, channels: int, stride: int, affine: bool, pool_norm: bool = True) -> nn.Module:
+    """The operation of the DARTS spaces called ``name``, ``[B, C, H, W] -> [B, C, H/s, W/s]``.
+
+    ``pool_norm``: poolings are followed by a batch norm. Raises KeyError if there is no such operation.
+    """
+    def pool(made):
+        return PoolBN(made, channels, affine) if pool_norm else made
+
+    makers = {
+        "none": lambda: Zero(stride),
+        "noise": lambda: Noise(stride),
+        "max_pool_3x3": lambda: pool(nn.MaxPool2d(3, stride, 1)),
+        "avg_pool_3x3": lambda: pool(nn.AvgPool2d(3, stride, 1, count_include_pad=False)),
+        "skip_connect": lambda: nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine),
+        "sep_conv_3x3": lambda: Separable(channels, 3, stride, 1, 2, affine),
+        "sep_conv_5x5": lambda: Separable(channels, 5, stride, 1, 2, affine),
+        "dil_conv_3x3": lambda: Separable(channels, 3, stride, 2, 1, affine),
+        "dil_conv_5x5": lambda: Separable(channels, 5, stride, 2, 1, affine),
+    }
+    return makers[name]()
+
+
+def shuffle(x: Tensor, groups: int) -> Tensor:
+    """Interleave the groups of channels: ``g C/k + c`` goes to ``c k + g``, so that the next operations see others."""
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 def stem(in_channels: int, channels: int, groups: int = 1) -> nn.Sequential:

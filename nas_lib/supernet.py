@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_lib.ops import Reduction, ReLUConvBN, candidate, follow, stem
-from nas_lib.spaces import NB201, Space
+from nas_lib.networks import PairSupernet, published_names
+from nas_lib.ops import Reduction, ReLUConvBN, candidate, follow, shuffle, stem
+from nas_lib.spaces import NB201, SPACES, Space
 
 
 class Cell(nn.Module):
@@ -207,8 +208,7 @@ class _Mixture:
 class _Part:
     """An edge whose ``term`` sees one k-th of the channels; the others pass by, weighted by ``passing``.
 
-    Then the channels are shuffled, so that the next edge's operations see others: channel ``g C/k + c`` goes
-    to ``c k + g`` (Xu et al., PC-DARTS, ICLR 2020, section 3.2, and its code).
+    Then the channels are shuffled (Xu et al., PC-DARTS, ICLR 2020, section 3.2, and its code).
     """
 
     def __init__(self, term, k, passing):
@@ -218,8 +218,10 @@ class _Part:
         inner, outer = x.tensor_split([x.shape[1] // self.k], 1)
         if self.passing is not None:
             outer = outer * self.passing
-        y = torch.cat([self.term(ops, inner), outer], 1).unflatten(1, (self.k, -1))     # B, k, C/k, H, W
-        return y.transpose(1, 2).flatten(1, 2)
+        return shuffle(torch.cat([self.term(ops, inner), outer], 1), self.k)
+
+
+LOGITS = ("_arch_parameters", "alpha_normal", "alpha_reduce")
 
 
 class StateError(ValueError):
@@ -227,22 +229,30 @@ class StateError(ValueError):
 
 
 def load_published(state: Mapping[str, Tensor], space: str = "nb201", *, channels: int, cells: int, classes: int,
-                   partial: int = 1) -> Supernet:
+                   partial: int = 1) -> Supernet | PairSupernet:
     """The supernet whose tensors ``state`` holds under the names of the published code.
 
-    Args: ``state`` maps names to tensors or arrays, as ``state_dict()`` gave them (the logits, stored there as
-    ``_arch_parameters``, are no weights and are left out); ``space`` "nb201"; ``channels`` C of the first stage,
-    ``cells`` N per stage, ``classes``, ``partial`` k: the operations see one k-th of the channels.
+    Args: ``state`` maps names to tensors or arrays, as ``state_dict()`` gave them (logits, stored as
+    ``_arch_parameters``, ``alpha_normal`` or ``alpha_reduce``, are no weights and are left out); ``space`` "nb201",
+    "s0" to "s4"; ``channels`` C of the first stage, ``cells`` N per stage of nb201, else the cells L of the whole;
+    ``classes``; ``partial`` k: the operations see one k-th of the channels. An auxiliary skip is there if its
+    tensors are. In the other spaces both published ways to name poolings and auxiliary skips are known.
 
-    Returns it in train mode, on the CPU, with ``net(x, w)`` as in ``Supernet.forward``. Raises StateError,
-    naming everything that is missing, unknown or of another shape; ValueError for another space.
+    Returns it in train mode, on the CPU, with ``net(x, w)`` as in ``Supernet.forward`` or ``PairSupernet.forward``.
+    Raises StateError, naming everything that is missing, unknown or of another shape; ValueError for another space.
     """
-    if space != "nb201":
-        raise ValueError(f"unknown space {space!r}: supernets of nb201 can be loaded")
-    state = {name: _tensor(name, value) for name, value in state.items() if name != "_arch_parameters"}
+    if space not in SPACES:
+        raise ValueError(f"unknown space {space!r}: supernets of {', '.join(SPACES)} can be loaded")
+    state = {name: _tensor(name, value) for name, value in state.items() if name not in LOGITS}
     stem = state.get("stem.0.weight")
-    net = Supernet(NB201, channels, cells, classes, stem.shape[1] if stem is not None and stem.ndim == 4 else 3,
-                   partial=partial)
+    shape = (channels, cells, classes, stem.shape[1] if stem is not None and stem.ndim == 4 else 3)
+    if space == "nb201":
+        net = Supernet(NB201, *shape, partial=partial)
+    else:
+        # Rounds as the published code does: one ReLU input that falls on the other side of 0 moves gradients by 0.2 %.
+        state = published_names(state)
+        net = PairSupernet(SPACES[space], *shape, partial=partial, auxiliary=any("aux_skip" in n for n in state),
+                           layout=torch.contiguous_format)
     own = net.state_dict()
     counters = {name for name in own if name.endswith("num_batches_tracked")}    # of no consequence, if absent
     faults = [f"missing: {name}" for name in own if name not in state and name not in counters]
