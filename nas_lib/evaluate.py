@@ -51,7 +51,7 @@ def summary(stage1: xr.Dataset, stage2: xr.Dataset, truth: xr.DataArray) -> xr.D
     measured = evaluate_stage1(one, truth).assign(accuracy=two.accuracy, choice_ties=two.ties)
     if set(metrics.SUPERNETS.values()) <= set(two.stage1.values.tolist()):
         measured["reliance"] = metrics.reliance(two.accuracy)
-    kept = {k: results.said(one, k) for k in ("scale", "protocol", "bn", "images") if k in one or k in one.attrs}
+    kept = {k: results.said(one, k) for k in ("scale", "training", "protocol", "bn", "images") if k in one or k in one.attrs}
     return measured.assign_attrs(kept, provenance=results.provenance(started, "cpu"))
 
 

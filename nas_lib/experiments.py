@@ -6,11 +6,10 @@ by the configuration, so that a stopped run goes on, and Stage 2 finds the super
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ import xarray as xr
 
 from nas_lib import benchmark, data, methods, results
 from nas_lib.charts import default_mode
-from nas_lib.protocol import BY_NAME, Protocol
+from nas_lib.parameters import ParameterError, Setup, check_parameters, short  # noqa: F401  notebooks check, too
 from nas_lib.ranking import rank
 from nas_lib.sampling import draw
 from nas_lib.selection import NotApplicable
@@ -27,74 +26,6 @@ from nas_lib.spaces import NB201
 from nas_lib.standalone import Recipe, train_shard
 from nas_lib.sweep import published
 from nas_lib.training import Budget, Stage1, Trained, configuration, run_folder, train
-
-
-class ParameterError(ValueError):
-    """A parameter is unknown or has an impossible value; the message names the remedy."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """One supernet: its method, its data and its size. Raises ParameterError for a wrong type."""
-
-    method: str = "gdas"            # built-in name, or path of a .py file (from here or the repository root)
-    seed: int = 0
-    data: str = "digits"
-    channels: int = 4
-    cells: int = 1
-    epochs: int = 60
-    batch: int = 64
-    lr: float = 0.1
-    alpha_lr: float = 0.01
-    hyper: dict = field(default_factory=dict)       # hyper-parameters of the method
-    options: dict = field(default_factory=dict)     # options of the data set
-    device: str = "cpu"
-    protocol: str = "corrected"     # or "paper": as the published code computes
-    flags: dict = field(default_factory=dict)       # single flags of the protocol
-    threads: int = 1                # sums are rounded differently with another number
-    cache: str = "results/cache"
-
-    def __post_init__(self):
-        for f in fields(self):
-            value, wanted = getattr(self, f.name), f.type
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            good = number and (wanted == "float" or value == int(value)) if wanted in ("int", "float") \
-                else type(value).__name__ == wanted
-            if not good:
-                raise ParameterError(f"{f.name} = {value!r}: it must be {wanted}")
-        for name in ("channels", "cells", "batch", "threads"):
-            if getattr(self, name) < 1:
-                raise ParameterError(f"{name} = {getattr(self, name)}: it must be at least 1")
-        self.rules  # noqa: B018  a wrong flag is refused here
-
-    @property
-    def rules(self) -> Protocol:
-        """The protocol, its flags set. Raises ParameterError."""
-        if self.protocol not in BY_NAME:
-            raise ParameterError(f"protocol = {self.protocol!r}: there are {', '.join(BY_NAME)}")
-        try:
-            return replace(BY_NAME[self.protocol], **self.flags)
-        except (TypeError, ValueError) as error:
-            raise ParameterError(f"flags: {error}; there are {', '.join(f.name for f in fields(Protocol))}") from None
-
-    @property
-    def name(self) -> str:
-        """The method as results call it: ``mine`` for ``path/mine.py``."""
-        return _name(self.method)
-
-
-def check_parameters(history: list[str]) -> None:
-    """Refuse parameters that papermill injected and the notebook does not have.
-
-    papermill only warns of them. ``history`` is IPython's ``In``, the cells run so far. Raises
-    ParameterError.
-    """
-    for before, cell in zip(history, history[1:], strict=False):
-        if cell.startswith("# Parameters"):
-            unknown = _assigned(cell) - _assigned(before)
-            if unknown:
-                raise ParameterError(f"unknown parameter {', '.join(sorted(unknown))}; this notebook has "
-                                     f"{', '.join(sorted(_assigned(before)))}")
 
 
 def stage1(setup: Setup, out, images: int = 200, views: int = 1) -> xr.Dataset:
@@ -133,10 +64,10 @@ def stage2(setup: Setup, out, select=("prune", "valid", "synflow", "jacob_cov", 
     started = time.time()
     if not select or candidates < 1:
         raise ParameterError("select and candidates: name at least one method and one candidate")
-    settings, chosen = settings or {}, [_name(s) for s in select]
+    settings, chosen = settings or {}, [short(s) for s in select]
     if not set(settings) <= set(chosen):
         raise ParameterError(f"settings of {', '.join(set(settings) - set(chosen))}: selected are {', '.join(chosen)}")
-    selectors = {_name(s): methods.stage2(_file(s), **settings.get(_name(s), {})) for s in select}
+    selectors = {short(s): methods.stage2(_file(s), **settings.get(short(s), {})) for s in select}
     job = _Job(setup, out)
     truth = benchmark.truth(setup.data).values.astype(float)
     trained = job.train()
@@ -224,11 +155,13 @@ class _Job:
     def signed(self, run: xr.Dataset, started: float, **attrs) -> xr.Dataset:
         """The result with the names and the origin that every run carries."""
         s, paper = self.setup, Budget()
-        scale = (f"Supernets of {s.channels} channels and {s.cells} cell{'s' * (s.cells > 1)} per stage, trained for {s.epochs} "
-                 f"epochs (published runs: {paper.channels}, {paper.cells}, {paper.epochs}).")
+        scale = (f"Supernets of {_many(s.channels, 'channel')} and {_many(s.cells, 'cell')} per stage (published runs: "
+                 f"{paper.channels} and {paper.cells}).")
+        training = (f"Trained for {_many(s.epochs, 'epoch')} (published runs: {paper.epochs}, single-path baselines 250)."
+                    if self.method.trains else "Not trained.")
         run = run.assign_coords(dataset=s.data, stage1=s.name, seed=s.seed)
         flags = f" with {', '.join(f'{k}={v}' for k, v in s.flags.items())}" if s.flags else ""
-        return run.assign_attrs(scale=scale, protocol=s.protocol + flags, config=self.config, **attrs,
+        return run.assign_attrs(scale=scale, training=training, protocol=s.protocol + flags, config=self.config, **attrs,
                                 provenance=results.provenance(started, s.device))
 
 
@@ -280,8 +213,8 @@ def _chosen(choices: dict, drawn: np.ndarray, truth: np.ndarray) -> xr.Dataset:
         coords={"stage2": list(choices)})
 
 
-def _name(method: str) -> str:
-    return Path(method).stem if method.endswith(".py") else method
+def _many(n: int, thing: str) -> str:
+    return f"{n} {thing}{'s' * (n != 1)}"
 
 
 def _file(method: str) -> str:
@@ -292,9 +225,3 @@ def _file(method: str) -> str:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
-
-
-def _assigned(cell: str) -> set[str]:
-    targets = (t for s in ast.parse(cell).body if isinstance(s, ast.Assign | ast.AnnAssign)
-               for t in (s.targets if isinstance(s, ast.Assign) else [s.target]))
-    return {t.id for t in targets if isinstance(t, ast.Name)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from pandas.io.formats.style import Styler
 
 from nas_lib.marks import n_text, tidy
 from nas_lib.metrics import mean_std, spearman
+from nas_lib.pairs import agreement
 from nas_lib.results import said, where
 from nas_lib.spaces import NB201
 
@@ -36,6 +38,19 @@ def combinations(accuracy: xr.DataArray) -> Styler:
     best = (stats["mean"] == stats["mean"].min("stage2")).values
     return _styled(_cells(stats), f"Test error (%): mean ± population std over {n_text(stats['n'])}; "
                    "bold: best Stage 2 of a row", best)
+
+
+def errors(stats: xr.Dataset, source: str) -> Styler:
+    """A printed table of test errors, ``mean`` and ``std`` (stage1, stage2) in percent; ``source`` names it."""
+    data = tidy(stats[["mean", "std"]].transpose("stage1", "stage2"))
+    best = (data["mean"] == data["mean"].min("stage2")).values
+    return _styled(_cells(data), f"{source}. Test error (%): mean ± population std over n = 3 seeds; "
+                   "bold: best Stage 2 of a row", best)
+
+
+def means(stats: xr.Dataset, caption: str) -> Styler:
+    """``mean`` and ``std`` over any two dimensions, those of ``mean`` in their order."""
+    return _styled(_cells(stats), caption)
 
 
 def baselines(accuracy: xr.DataArray) -> Styler:
@@ -112,6 +127,46 @@ def origin(data: xr.Dataset) -> Styler:
     return style.set_properties(**{"white-space": "normal", "text-align": "left", "min-width": "12em"})
 
 
+def words(frame: pd.DataFrame, caption: str) -> Styler:
+    """A table of sentences rather than numbers: it wraps."""
+    return _styled(frame, caption).set_properties(**{"white-space": "normal", "text-align": "left",
+                                                     "vertical-align": "top", "min-width": "4em"})
+
+
+def agreements(scores: dict[str, xr.DataArray], errors: dict[str, xr.DataArray]) -> Styler:
+    """How each score of pairs (rows) agrees with each table of errors (columns), ``pairs.agreement`` of every two."""
+    found = {e: {s: agreement(score, error) for s, score in scores.items()} for e, error in errors.items()}
+    text = {e: {s: f"{a.rho:.2f} ({a.low:.2f} to {a.high:.2f})" for s, a in column.items()} for e, column in found.items()}
+    counts = sorted({int(a.n) for column in found.values() for a in column.values()})
+    return _styled(pd.DataFrame(text), f"Spearman of score and test error over n = {' or '.join(map(str, counts))} pairs, "
+                   "95 % bootstrap interval over pairs and, where known, seeds; 1: the score orders as the errors do")
+
+
+def review(methods: pd.DataFrame, ran: list[str]) -> Styler:
+    """The paper's review (``published.review``) with the file that holds each method here, found in the folders.
+
+    ``ran`` names the methods of both stages that a campaign has run.
+    """
+    frame = methods.set_index("algorithm").rename(columns={"selection": "Stage 2"}).rename_axis(index=None)
+    files = [_file_of(name) for name in frame.index]
+    stems = [f.rpartition("/")[2].removesuffix(".py").replace("_minus", "-").replace("_", "-") for f in files]
+    frame = frame.assign(file=files, **{"in this campaign": ["yes" if s in ran else "" for s in stems]})
+    return words(frame, f"{len(frame)} methods, as printed in Table 4 of the paper; files are those of nas_lib, which holds "
+                 f"{len(frame[frame.file != ''])} of them")
+
+
+def _file_of(algorithm: str) -> str:
+    """The file of a method: named after it, or after a variant of it, or opening with its name; "" if there is none."""
+    stem = re.sub(r"-$", "_minus", algorithm).replace("-", "_").lower()
+    files = [f for stage in ("stage1", "stage2") for f in sorted((where("nas_lib") / stage).glob("[a-z]*.py"))]
+    opening = re.compile(rf"(?<![\w-]){re.escape(algorithm)}(?![\w-])")
+    for fits in (lambda f: f.stem == stem, lambda f: f.stem.startswith(stem + "_"),
+                 lambda f: opening.search(f.read_text("utf8").partition("\n")[0])):
+        if found := [f for f in files if fits(f)]:
+            return f"{found[0].parent.name}/{found[0].name}"
+    return ""
+
+
 class Note:
     """A sentence that a notebook shows as prose, so that the numbers in it can be computed."""
 
@@ -135,8 +190,9 @@ def scale(runs: xr.Dataset) -> Note:
     names = ", ".join(f"`{n}`" for n in np.atleast_1d(tidy(runs.stage1).values))
     seeds = np.atleast_1d(runs.seed.values)
     data = ", ".join(f"`{d}`" for d in np.atleast_1d(runs.dataset.values))
-    images, bn, size, protocol = (said(runs, name) for name in ("images", "bn", "scale", "protocol"))
-    text = f"{names} on {data}, {len(seeds)} seed{'s' * (len(seeds) != 1)} each ({', '.join(map(str, seeds))}). {size}"
+    images, bn, size, training, protocol = (said(runs, name) for name in
+                                            ("images", "bn", "scale", "training", "protocol"))
+    text = f"{names} on {data}, {len(seeds)} seed{'s' * (len(seeds) != 1)} each ({', '.join(map(str, seeds))}). {size} {training}"
     if images:
         text += f" Shared-weight accuracies are over {images} images" + (f", batch-norm rule `{bn}`." if bn else ".")
     text += f" Protocol: {protocol}." * bool(protocol)
@@ -154,7 +210,7 @@ def _cells(stats, digits: int = 2) -> pd.DataFrame:
     rows, columns = stats["mean"].dims
     table = {str(c): _column(stats.sel({columns: c}), digits) for c in stats[columns].values}
     titles = {"stage1": "Stage 1", "stage2": "Stage 2"}
-    return pd.DataFrame(table, index=stats[rows].values).rename_axis(columns=titles[rows])
+    return pd.DataFrame(table, index=stats[rows].values).rename_axis(columns=titles.get(rows, rows))
 
 
 def _styled(table: pd.DataFrame, caption: str, bold: np.ndarray | None = None) -> Styler:
