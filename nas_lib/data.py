@@ -54,22 +54,23 @@ class Data:
         """Network inputs from stored images, random anew at every call."""
         return self.transform(x, generator)
 
-    def fixed(self, part: str, copies: int = 1) -> Labelled:
-        """Inputs for evaluation: the same for every caller, ``copies`` random views of each image.
+    def fixed(self, part: str, copies: int = 1, first: int | None = None) -> Labelled:
+        """Inputs for evaluation: the same for every caller, ``copies`` random views of each image; the ``first`` ones.
 
         An image that has a plain view is there once, as that: further views would be the same. ``part``: "train",
         "valid", "test", "train half" or "valid half". Raises ValueError for a part that is not there.
         """
-        key = (part, 1 if self.plain else copies)
+        key = (part, first) if self.plain else (part, copies)
         if key not in self._fixed:
             x, y = self._part(part)
             if self.plain:
-                self._fixed[key] = self.plain(x), y
+                self._fixed[key] = self.plain(x[:first]), y[:first]
             else:
                 generator = torch.Generator(self.device).manual_seed(2026)
                 x, y = x.repeat(copies, 1, 1, 1), y.repeat(copies)
                 self._fixed[key] = self.transform(x, generator), y
-        return self._fixed[key]
+        x, y = self._fixed[key]
+        return (x, y) if first is None else (x[:first], y[:first])
 
     def _part(self, part: str) -> Labelled:
         if part in self.parts:

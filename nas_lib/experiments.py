@@ -19,7 +19,7 @@ import xarray as xr
 from nas_lib import benchmark, data, methods, results
 from nas_lib.charts import default_mode
 from nas_lib.parameters import ParameterError, Setup, check_parameters, short  # noqa: F401  notebooks check, too
-from nas_lib.ranking import rank
+from nas_lib.ranking import CALIBRATION, rank
 from nas_lib.sampling import draw
 from nas_lib.selection import NotApplicable
 from nas_lib.spaces import NB201
@@ -37,15 +37,16 @@ def stage1(setup: Setup, out, images: int = 200, views: int = 1) -> xr.Dataset:
     """
     started = time.time()
     job = _Job(setup, out)
-    x, y = job.data.fixed("valid half", views)
-    if not 0 <= images <= len(y):
-        raise ParameterError(f"images = {images}: {views} views have {len(y)} images")
+    x, y = job.data.fixed("valid half", views, first=max(images, 0))
+    if len(y) != images:
+        there = len(job.data.fixed("valid half", views)[1])
+        raise ParameterError(f"images = {images}: {views} views have {there} images")
     trained = job.train()
     run = _law(trained)
     attrs = {}
     if images:
         begun = time.perf_counter()
-        scores = job.rank(trained, x[:images], y[:images], views)
+        scores = job.rank(trained, x, y, views)
         run, attrs = run.merge(scores), scores.attrs
         run["rank_seconds"] = time.perf_counter() - begun
     return job.signed(run, started, **attrs)
@@ -148,7 +149,7 @@ class _Job:
             folder = folder.with_name(f"{folder.name}-{rules.fresh_images}-{law is not None}")
             return published(trained.supernet, self.data, images, rules.fresh_images, law, rules.rank_bn, trained.seed,
                              folder=folder, progress=self.progress)
-        calibration = self.data.fixed("train half")[0] if rules.rank_bn == "recalibrate" else None
+        calibration = self.data.fixed("train half", first=CALIBRATION)[0] if rules.rank_bn == "recalibrate" else None
         return rank(trained.supernet, x, y, rules.rank_bn, calibration=calibration, folder=folder,
                     progress=self.progress)
 

@@ -23,6 +23,7 @@ from nas_lib.ops import Reduction, ReLUConvBN
 from nas_lib.protocol import BN_RULES
 from nas_lib.supernet import Cell, Supernet
 
+CALIBRATION = 1280  # images of the training half by which "recalibrate" sets the statistics: 20 batches of 64
 MATRIX = 256        # values of a feature map up to which a convolution is done as a matrix product
 
 

@@ -12,7 +12,7 @@ import torch
 
 from nas_lib.data import Data
 from nas_lib.proxies import Scorer
-from nas_lib.ranking import accuracy
+from nas_lib.ranking import CALIBRATION, accuracy
 from nas_lib.training import Trained
 
 
@@ -86,13 +86,13 @@ def learned(trained: Trained) -> bool:
 def valid_accuracy(trained: Trained, archs: np.ndarray, data: Data, matrices: dict | None = None) -> np.ndarray:
     """Accuracy in percent of ``archs [n, edge]`` on the validation half under the shared weights, ``[n]``.
 
-    Every architecture sees the same fixed images; its batch-norm statistics are re-estimated for it on images of
+    Every architecture sees the same fixed images; its batch-norm statistics are re-estimated for it on 20 batches of
     the training half, or follow another rule of the protocol (``valid_bn``). ``matrices`` as in
     ``ranking.accuracy``.
     """
     x, y = data.fixed("valid half")
     rule = trained.protocol.valid_bn
-    calibration = data.fixed("train half")[0] if rule == "recalibrate" else None
+    calibration = data.fixed("train half", first=CALIBRATION)[0] if rule == "recalibrate" else None
     return accuracy(trained.supernet, archs, x, y, rule, calibration=calibration, matrices=matrices)[0]
 
 

@@ -161,7 +161,7 @@ class Run:
 
         What it draws comes from a generator of its own, so that looking does not change what is looked at.
         """
-        x, y = (t[:WATCHED] for t in self.data.fixed("valid half"))
+        x, y = self.data.fixed("valid half", first=WATCHED)
         generator, buffers = torch.Generator().manual_seed(self.epoch), list(self.net.buffers())
         before = [b.clone() for b in buffers]
         right = sum(self._loss(xb, yb, self._mix(at, generator))[1]

@@ -34,7 +34,7 @@ def published(net: Supernet, data: Data, images: int, fresh: bool, log_prob: np.
     if net.partial > 1:
         raise ValueError("fresh_images and random_gdas are not there for partial channels: switch the flags off")
     space, layers = net.space, Layers(bn)
-    (stored, labels), (x, y) = data.halves()[1], (v[:images] for v in data.fixed("valid half"))
+    (stored, labels), (x, y) = data.halves()[1], data.fixed("valid half", first=images)
     score, done = np.full(len(space), np.nan), 0
     kept = Checkpoint(folder and Path(folder) / "sweep.pt", f"published sweep of {space.name}, {images} images, "
                       f"fresh {fresh}, own law {log_prob is not None}, {bn}")

@@ -223,3 +223,10 @@ def test_a_supernet_trains_and_is_ranked_on_photographs(cifar10):
     assert trained.config["data"] == d.config and np.isfinite(trained.history["train_loss"]).all()
     scores = rank(trained.supernet, *d.fixed("valid half"), "batch", progress=False)
     assert scores.score.shape == (len(tiny.SPACE),) and scores.score.std() > 0
+
+
+def test_the_first_fixed_images_are_the_same_as_among_all():
+    d = data.digits()
+    for part, copies in (("valid half", 1), ("test", 2)):
+        whole, first = d.fixed(part, copies), d.fixed(part, copies, first=7)
+        assert all(torch.equal(a[:7], b) for a, b in zip(whole, first, strict=True))

@@ -104,7 +104,7 @@ def test_second_stage_reuses_the_supernet(tmp_path):
     assert two.accuracy.item() == pytest.approx(
         experiments.benchmark.truth("digits").values[two.choice.item()])
     kept = results.read(results.write(one, tmp_path / "1.nc"))
-    assert "score" not in kept and kept.attrs["scale"].startswith("Supernets of 1 channels")
+    assert "score" not in kept and kept.attrs["scale"].startswith("Supernets of 1 channel and 1 cell")
 
 
 def test_method_that_does_not_apply_is_missing(tmp_path, capsys):
