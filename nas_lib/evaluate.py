@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import xarray as xr
 
 from nas_lib import metrics, results
+
+SHOWN = ("probs", "train_loss", "train_accuracy", "valid_accuracy")     # of Stage 1, as it is
 
 
 def evaluate_stage1(runs: xr.Dataset, truth: xr.DataArray) -> xr.Dataset:
@@ -34,6 +37,28 @@ def evaluate_stage1(runs: xr.Dataset, truth: xr.DataArray) -> xr.Dataset:
     })
 
 
+def score_map(score: xr.DataArray, truth: xr.DataArray, bins: int = 30) -> xr.Dataset:
+    """Where the architectures lie between score and truth: ``count (stage1, score_bin, truth_bin)``, all seeds.
+
+    ``score ([stage1,] [seed,] arch)`` and ``truth (arch)`` in percent. Bins are of one width, from the lowest to the
+    highest value: ``score_range (stage1, end)``, ``truth_range (end)``. The lowest 3 % of the truth share the first
+    bin: a few cells that cannot learn would squeeze the rest. With ``spearman (stage1, seed)``.
+    """
+    for dim in ("seed", "stage1"):
+        score = score if dim in score.dims else score.expand_dims(dim)
+    x = np.maximum(truth, truth.quantile(0.03, "arch")).values
+    ends, counts, ranges = [x.min(), x.max()], [], []
+    for name in score.stage1.values:
+        y = score.sel(stage1=name).transpose("seed", "arch").values
+        known = np.isfinite(y)
+        ranges.append([y[known].min(), y[known].max()] if known.any() else [np.nan, np.nan])
+        pairs = y[known], np.broadcast_to(x, y.shape)[known]
+        counts.append(np.histogram2d(*pairs, bins)[0] if known.any() else np.zeros((bins, bins)))
+    return xr.Dataset({"count": (("stage1", "score_bin", "truth_bin"), np.int32(counts)),
+                       "score_range": (("stage1", "end"), ranges), "truth_range": ("end", ends),
+                       "spearman": metrics.spearman(score, truth)}, {"stage1": score.stage1})
+
+
 def evaluate_stage2(runs: xr.Dataset) -> xr.Dataset:
     """``accuracy`` (stage1, stage2, seed) of what was selected, and ``reliance`` (difference, stage2, seed)."""
     return xr.Dataset({"accuracy": runs["accuracy"], "reliance": metrics.reliance(runs["accuracy"])})
@@ -43,12 +68,14 @@ def summary(stage1: xr.Dataset, stage2: xr.Dataset, truth: xr.DataArray) -> xr.D
     """Everything measured on one campaign, small enough to be kept beside the report; ``(stage1, stage2, seed)``.
 
     The joined runs of both stages on one data set in; out come ``evaluate_stage1``, the accuracies and ties of
-    what was selected, and, where the four baselines are among the runs, their reliance. Raises ValueError for
-    several data sets.
+    what was selected, ``score_map``, the laws and the course of the trainings, and, where the four baselines are
+    among the runs, their reliance. Raises ValueError for several data sets.
     """
     started = time.time()
     one, two = (runs.squeeze("dataset") for runs in (stage1, stage2))
     measured = evaluate_stage1(one, truth).assign(accuracy=two.accuracy, choice_ties=two.ties)
+    measured = measured.assign(score_map(one.score, truth))
+    measured = measured.assign({k: one[k] for k in SHOWN if k in one})
     if set(metrics.SUPERNETS.values()) <= set(two.stage1.values.tolist()):
         measured["reliance"] = metrics.reliance(two.accuracy)
     kept = {k: results.said(one, k) for k in ("scale", "training", "protocol", "bn", "images") if k in one or k in one.attrs}

@@ -13,7 +13,7 @@ import xarray as xr
 
 from nas_lib import marks
 from nas_lib.drawing import cell
-from nas_lib.marks import banded, grid, heat, n_text, spread, tidy, tips
+from nas_lib.marks import banded, filled, grid, heat, n_text, spread, tidy, tips
 from nas_lib.metrics import spearman
 
 
@@ -85,23 +85,18 @@ def reliance_bars(reliance: xr.DataArray) -> alt.LayerChart:
                     f"methods {', '.join(data.stage2.values.tolist())}.")
 
 
-def score_vs_truth(score: xr.DataArray, truth: xr.DataArray, bins: int = 30) -> alt.FacetChart:
-    """Shared-weight accuracy against true accuracy of every architecture, counted on a grid.
-
-    ``score(stage1, [seed,] arch)``, ``truth(arch)``. The lowest 3 % of the truth share the first
-    column: a few cells that cannot learn would squeeze the rest. Counts add up the seeds.
-    """
-    score, truth = tidy(score if "stage1" in score.dims else score.expand_dims("stage1")), tidy(truth)
-    score = (score if "seed" in score.dims else score.expand_dims("seed")).transpose("stage1", "seed", "arch")
-    rho = spearman(score, truth).mean("seed")
-    x = np.maximum(truth, truth.quantile(0.03, "arch")).values
-    parts = {}
-    for name in score.stage1.values:
-        y = score.sel(stage1=name).values
+def score_vs_truth(where: xr.Dataset) -> alt.FacetChart:
+    """Shared-weight accuracy against true accuracy, counted on a grid: see ``evaluate.score_map`` for ``where``."""
+    where = tidy(where[["count", "score_range", "truth_range", "spearman"]])
+    where = where.isel(stage1=(where["count"].sum(("score_bin", "truth_bin")) > 0).values)
+    rho, parts = where.spearman.mean("seed"), {}
+    for name in where.stage1.values:
+        one = where.sel(stage1=name)
         label = f"{name} · ρ = {float(rho.sel(stage1=name).round(2)) + 0.0:.2f}"  # no "-0.00"
-        parts[label] = grid(np.broadcast_to(x, y.shape), y, bins)
+        ends = [np.linspace(*one[v].values, one.sizes["truth_bin"] + 1) for v in ("truth_range", "score_range")]
+        parts[label] = filled(one["count"].values.T, *ends)
     table = pd.concat(parts, names=["panel"]).reset_index()
-    counts = n_text(score.notnull().any("arch").sum("seed"))
+    counts = n_text(where.spearman.count("seed"))
     return heat(table, "true test accuracy (%)", "shared-weight accuracy (%)", 185, 165).facet(
         facet=alt.Facet("panel:N", title=None, sort=list(parts)), columns=3, spacing=22).resolve_scale(
         y="independent").properties(

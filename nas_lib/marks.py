@@ -106,7 +106,11 @@ def grid(x, y, bins: int) -> pd.DataFrame:
     ``x`` and ``y`` have one shape; pairs with a NaN and empty cells are left out.
     """
     keep = np.isfinite(x) & np.isfinite(y)
-    count, ex, ey = np.histogram2d(np.asarray(x)[keep], np.asarray(y)[keep], bins=bins)
+    return filled(*np.histogram2d(np.asarray(x)[keep], np.asarray(y)[keep], bins=bins))
+
+
+def filled(count: np.ndarray, ex: np.ndarray, ey: np.ndarray) -> pd.DataFrame:
+    """The cells of a histogram ``count [x, y]`` with these edges that are not empty, as ``grid`` has them."""
     i, j = np.nonzero(count)
     table = {"x0": ex[i], "x1": ex[i + 1], "y0": ey[j], "y1": ey[j + 1], "count": count[i, j]}
     return pd.DataFrame(table).round(2)

@@ -48,3 +48,23 @@ def test_own_summary_before_the_kept_one(joined, tmp_path, monkeypatch):
     assert evaluate.load_summary("mine").attrs["scale"] == "kept"
     results.write(made.assign_attrs(scale="own"), tmp_path / "results/mine/summary-digits.nc")
     assert evaluate.load_summary("mine").attrs["scale"] == "own"
+
+
+def test_where_architectures_lie_between_score_and_truth():
+    truth = xr.DataArray(np.r_[0.0, np.arange(1.0, 100.0)], dims="arch")
+    score = xr.DataArray([[2 * truth.values, 100 - truth.values], [np.full(100, np.nan)] * 2],
+                         dims=("stage1", "seed", "arch"), coords={"stage1": ["a", "b"], "seed": [0, 1]})
+    found = evaluate.score_map(score, truth, bins=4)
+    lowest = truth.quantile(0.03).item()
+    assert found.truth_range.values.tolist() == [lowest, 99.0]
+    assert found.score_range.sel(stage1="a").values.tolist() == [0.0, 198.0]
+    assert found["count"].sum(("score_bin", "truth_bin")).values.tolist() == [200, 0]
+    by_hand = [[0] * 4 for _ in range(4)]
+    for t in range(100):
+        for s in (2 * t, 100 - t):
+            column = min(int((max(t, lowest) - lowest) / (99 - lowest) * 4), 3)
+            by_hand[min(int(s / 198 * 4), 3)][column] += 1
+    assert found["count"].sel(stage1="a").values.tolist() == by_hand
+    assert found.spearman.sel(stage1="a").values.round(6).tolist() == [1.0, -1.0]
+    one = evaluate.score_map(score.sel(stage1="a", seed=0), truth, bins=4)
+    assert one["count"].sum() == 100 and one.stage1.values.tolist() == ["a"]

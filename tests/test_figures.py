@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from nas_lib import charts, figures, marks, tables
+from nas_lib import charts, evaluate, figures, marks, tables
 from nas_lib.spaces import NB201
 
 BEST = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|none~2|"
@@ -20,7 +20,7 @@ def drawn(evaluation, choices, bench, runs) -> dict:
     made = {
         "curves": figures.curves(evaluation),
         "reliance_bars": figures.reliance_bars(choices.reliance),
-        "score_vs_truth": figures.score_vs_truth(runs.score, truth),
+        "score_vs_truth": figures.score_vs_truth(evaluate.score_map(runs.score, truth)),
         "accuracy_distribution": figures.accuracy_distribution(truth),
         "seed_agreement": figures.seed_agreement(bench),
         "training": figures.training(runs),
