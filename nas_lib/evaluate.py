@@ -68,13 +68,13 @@ def summary(stage1: xr.Dataset, stage2: xr.Dataset, truth: xr.DataArray) -> xr.D
     """Everything measured on one campaign, small enough to be kept beside the report; ``(stage1, stage2, seed)``.
 
     The joined runs of both stages on one data set in; out come ``evaluate_stage1``, the accuracies and ties of
-    what was selected, ``score_map``, the laws and the course of the trainings, and, where the four baselines are
+    what was selected, the ``best`` of the space, ``score_map``, the laws and the course of the trainings, and, where the four baselines are
     among the runs, their reliance. Raises ValueError for several data sets.
     """
     started = time.time()
     one, two = (runs.squeeze("dataset") for runs in (stage1, stage2))
     measured = evaluate_stage1(one, truth).assign(accuracy=two.accuracy, choice_ties=two.ties)
-    measured = measured.assign(score_map(one.score, truth))
+    measured = measured.assign(score_map(one.score, truth)).assign(best=truth.max())
     measured = measured.assign({k: one[k] for k in SHOWN if k in one})
     if set(metrics.SUPERNETS.values()) <= set(two.stage1.values.tolist()):
         measured["reliance"] = metrics.reliance(two.accuracy)
