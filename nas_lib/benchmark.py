@@ -1,41 +1,86 @@
 """Ground truth: what every architecture of a space reaches when it is trained from scratch.
 
-A table is a netCDF file with one row per distinct network; ``load`` spreads it over all architectures.
-The embedded table ``digits`` ships with the package and is checked by its SHA-256.
+    benchmark.truth()                                          # the embedded table, ``digits``
+    benchmark.truth("cifar10", "valid", budget=12)             # NAS-Bench-201, from a file that you have
+
+``digits`` ships with the package and is checked by its SHA-256; it is a netCDF file with one row per distinct
+network, which ``spread`` spreads over all architectures. The tables of NAS-Bench-201 come from a file in the folder
+of the environment variable NAS_DATA, or ``results/data``; see ``official`` for what can be read.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from filelock import FileLock
 
-from nas_lib.results import read, write
+from nas_lib import official
+from nas_lib.official import BenchmarkError
+from nas_lib.official_table import ACCURACIES, BUDGETS, CLASSES
+from nas_lib.results import config_hash, read, where, write
 from nas_lib.spaces import NB201, Space
 
 FOLDER = Path(__file__).parent / "embedded"
+SOURCES = ("nasbench201.nc", *official.MD5, official.FOLDER, "nasbench201.csv.gz", "nasbench201.csv")   # best first
 
 
-class BenchmarkError(ValueError):
-    """A truth table is missing, damaged or unknown; the message names the remedy."""
-
-
-@lru_cache
-def load(name: str = "digits") -> xr.Dataset:
+def load(name: str = "digits", budget: int = 200) -> xr.Dataset:
     """The truth table ``name``, one row per architecture in benchmark order.
 
     Variables: ``test``, ``valid`` (arch, train_seed) top-1 accuracy in percent; ``params``, ``flops`` (arch):
-    weights and multiply-accumulates for one image; ``seconds`` (arch): processor time of one training, the least
-    among those measured. Raises BenchmarkError.
+    weights and multiply-accumulates for one image; ``seconds`` (arch): time of one training. Of NAS-Bench-201
+    (cifar10, cifar100, ImageNet16-120) those after ``budget`` epochs, 12 or 200, with ``ori_test`` and, from a CSV
+    file, ``v10`` besides (see ``official_table``). Attribute ``classes``. Raises BenchmarkError.
     """
-    file = FOLDER / f"{name}.nc"
+    if name not in CLASSES:
+        return _embedded(FOLDER, name)
+    if budget not in BUDGETS:
+        raise BenchmarkError(f"budget = {budget}: NAS-Bench-201 has trainings of 12 and of 200 epochs")
+    table = nasbench201().sel(dataset=name, budget=budget)
+    if budget != 200:
+        table = table.drop_vars("v10", errors="ignore")
+    return table.drop_vars(("dataset", "budget")).assign_attrs(classes=CLASSES[name], budget=budget)
+
+
+def nasbench201() -> xr.Dataset:
+    """The whole table of NAS-Bench-201, (budget, dataset, arch, train_seed), converted at the first call.
+
+    The result is kept in ``results/cache`` for as long as the file's size and time stay the same. Raises
+    BenchmarkError.
+    """
+    folder = where(os.environ.get("NAS_DATA") or "results/data")
+    source = next((folder / name for name in SOURCES if (folder / name).exists()), None)
+    if source is None:
+        raise BenchmarkError(f"no table of NAS-Bench-201 in {folder} (the environment variable NAS_DATA names another "
+                             f"folder): put a file there under its own name, or nasbench201.csv.gz; {official.known()}")
+    stat = source.stat()
+    return _nasbench201(source, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(1)
+def _nasbench201(source, size, time):
+    if source.suffix == ".nc":
+        return official.convert(source)
+    cached = where("results/cache") / f"nasbench201-{config_hash({'file': str(source), 'size': size, 'time': time})}.nc"
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(cached.with_suffix(".lock")):     # a second process waits for the first
+        if not cached.exists():
+            return official.convert(source, cached)
+    return official.convert(cached)
+
+
+@lru_cache
+def _embedded(folder, name):
+    file = folder / f"{name}.nc"
     checksum = file.with_suffix(".sha256")
     if not file.is_file() or not checksum.is_file():
-        known = sorted(f.stem for f in FOLDER.glob("*.nc"))
+        known = sorted(f.stem for f in folder.glob("*.nc")) + list(CLASSES)
         raise BenchmarkError(f"no truth table {name!r}; there is {known}; those that ship, with their checksums, "
                              "come back with `git checkout -- nas_lib/embedded`")
     expected = checksum.read_text().split()[0]
@@ -52,16 +97,25 @@ def spread(table: xr.Dataset) -> xr.Dataset:
     return rows.drop_vars("network").rename(network="arch").assign_coords(arch=NB201.strings)
 
 
-def truth(name: str = "digits", split: str = "test") -> xr.DataArray:
-    """Mean accuracy over the training seeds in percent, ``(arch)``. ``split``: "test" or "valid".
+def truth(name: str = "digits", split: str = "test", budget: int = 200) -> xr.DataArray:
+    """Mean accuracy over the training seeds that exist, in percent, ``(arch)``.
 
-    Its attribute ``classes`` says how many classes the data set has.
+    ``split``: "test" or "valid"; of NAS-Bench-201 also "ori_test", accuracy on the whole official test set, which
+    the published Stage-1 curves use, and, from a CSV file, "v10", test accuracy in the release 1.0 of its files.
+    Attributes: ``classes``, the data set's number of classes, and, of NAS-Bench-201, ``source``. Raises
+    BenchmarkError, also if an architecture has no such accuracy.
     """
-    table = load(name)
-    if split not in ("test", "valid"):
-        raise BenchmarkError(f"unknown split {split!r}: test or valid")
-    mean = table[split].mean("train_seed").rename("truth").assign_coords(dataset=name)
-    return mean.assign_attrs(classes=int(table.attrs["classes"]))
+    table = load(name, budget)
+    known = [s for s in (*ACCURACIES, "v10") if s in table]
+    if split not in known:
+        raise BenchmarkError(f"unknown split {split!r}: {' or '.join(known)}")
+    mean = table[split].mean([d for d in table[split].dims if d != "arch"]).rename("truth")
+    absent = int(mean.isnull().sum())
+    if absent:
+        raise BenchmarkError(f"{table.attrs.get('source', name)} has no {split} accuracy on {name} after {budget} "
+                             f"epochs for {absent} architectures; another file may have: {official.known()}")
+    return mean.assign_coords(dataset=name).assign_attrs(
+        {k: table.attrs[k] for k in ("source",) if k in table.attrs}, classes=int(table.attrs["classes"]))
 
 
 def counts(space: Space, archs, channels: int, cells: int, classes: int,

@@ -12,7 +12,7 @@ import nas_lib
 ROOT = Path(nas_lib.__file__).parent
 FILES = sorted(f for f in ROOT.rglob("*.py") if "__pycache__" not in f.parts)
 LEVELS = {
-    0: "nas_lib spaces embedded benchmark metrics results published pairs claims sampling protocol parameters images pictures pickled",
+    0: "nas_lib spaces embedded benchmark official official_table guarded opcodes metrics results published pairs claims sampling protocol parameters images pictures pickled",
     1: "marks drawing figures paper_figures tables charts bookext data ops augment",
     2: "supernet networks checkpoint smallnets kernels convolution program compiled",
     3: "training sweep steps unrolled ranking proxies standalone selection",
