@@ -11,14 +11,13 @@ from functools import lru_cache, partial
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from nas_lib import kernels, program
-from nas_lib.kernels import FAST
+from nas_lib.jit import ROW, TABLE, F, I, native
 from nas_lib.ops import follow
-from nas_lib.program import ADD, IDLE, POOL, compiling, even
+from nas_lib.program import ADD, IDLE, POOL, full
 
 OPS = {"none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"}
 MAP, WIDTH = 2048, 16       # values C x H x W and channels C of a first map up to which PyTorch is slower
@@ -78,8 +77,8 @@ class Program(program.Program):
 
     def _scaled(self, slot, name, channels) -> tuple[int, int]:
         """A batch norm scaled by w, its shift being 0."""
-        scale = self._weights(slot, even(channels))
-        self.parameters += even(channels)
+        scale = self._weights(slot, full(channels))
+        self.parameters += full(channels)
         return scale, self.statistics(name, channels)
 
     def _weights(self, slot, n) -> int:
@@ -141,16 +140,15 @@ def finish(net, x: Tensor, owner: np.ndarray, archs: np.ndarray, momentum: float
     start, first = p.first
     keep = p.select(_one_hot(net.space, archs) != 0)[:, start:]
     theta = p.vector(_inside(net)[1], np.ones(p.needs.shape[1], np.float32))
-    values = program.by_column(x.movedim(-1, -3), even(x.shape[-1])).reshape(len(x), -1)
+    values = program.by_column(x.movedim(-1, -3), full(x.shape[-1])).reshape(len(x), -1)
     found = np.empty((len(archs), p.width, p.batch), np.float32)
     statistics = np.zeros((2, len(archs), p.channels), np.float32) if statistics is None else statistics
-    with compiling("finish"):
-        _finish(p.code[start:], keep, p.batch, p.nodes + p.drafts, p.room, p.output, p.area, theta, first, values,
-                owner, *statistics, np.float32(momentum), found)
+    _finish(p.code[start:], keep, p.batch, p.nodes + p.drafts, p.room, p.output, p.area, theta, first, values,
+            owner, *statistics, np.float32(momentum), found)
     return torch.from_numpy(found).movedim(1, 2), statistics
 
 
-@njit(**FAST)
+@native("i8[:,::1]", "b1[:,:]", I, I, I, I, I, ROW, I, TABLE, "i8[::1]", TABLE, TABLE, F, "f4[:,:,::1]")
 def _finish(code, keep, batch, size, room, output, area, theta, first, values, owner, mean, var, momentum, found):
     maps, pad = np.empty(size, np.float32), np.empty(room, np.float32)
     saved, rows = np.empty((2, mean.shape[1]), np.float32), np.empty_like(code)
@@ -210,11 +208,10 @@ class _Features(torch.autograd.Function):
     def forward(ctx, p, code, statistics, weights, w, x, *parameters):
         theta, saved = p.vector(parameters, weights), np.zeros((2, p.channels), np.float32)
         maps, pad = np.empty(p.nodes + p.drafts, np.float32), np.empty(p.room, np.float32)
-        maps[:p.images] = program.by_column(x.detach(), even(x.shape[1])).ravel()
+        maps[:p.images] = program.by_column(x.detach(), full(x.shape[1])).ravel()
         found = np.empty((p.width, p.batch), np.float32)
-        with compiling("forward"):
-            program.forward(code, p.batch, maps, theta, *statistics, np.float32(1), saved, pad)
-            kernels.features(maps, p.output, p.area, found)
+        program.forward(code, p.batch, maps, theta, *statistics, np.float32(1), saved, pad)
+        kernels.features(maps, p.output, p.area, found)
         ctx.kept = p, code, weights, theta, maps, saved, w.shape, x.shape, parameters
         return torch.from_numpy(found.T)
 
@@ -227,10 +224,9 @@ class _Features(torch.autograd.Function):
         slopes, gradient = np.empty(p.nodes + p.room, np.float32), np.zeros_like(theta)
         slopes[:p.nodes] = 0
         pad, back = np.empty((2, p.room), np.float32)
-        with compiling("backward"):
-            kernels.features_back(maps, slopes, p.output, p.area, np.ascontiguousarray(df.numpy().T))
-            program.backward(code, p.batch, maps, slopes, p.nodes, theta, gradient, saved, pad, back,
-                             any(for_parameters), for_x)
+        kernels.features_back(maps, slopes, p.output, p.area, np.ascontiguousarray(df.numpy().T))
+        program.backward(code, p.batch, maps, slopes, p.nodes, theta, gradient, saved, pad, back,
+                         any(for_parameters), for_x)
         dw = dx = None
         if for_w:
             dw = np.bincount(p.slots, gradient[p.scales], len(weights)).reshape(w)

@@ -6,22 +6,21 @@ to their output, so that a node of a cell is the sum of what its edges add.
 """
 
 import numpy as np
-from numba import njit
 
-FAST = {"fastmath": True, "cache": True, "error_model": "numpy"}
+from nas_lib.jit import ANY, ON, ROW, TABLE, F, I, native
 
 # Runs are taken as slices before each inner loop: numba vectorises a loop over a slice, but not one over
 # computed positions, which it must guard against negative indices.
 
 
-@njit(**FAST)
+@native(ROW, I, ROW, I, I, F)
 def add(dst, d, src, s, n, share):
     to, at = dst[d:d + n], src[s:s + n]
     for t in range(n):
         to[t] += share * at[t]
 
 
-@njit(**FAST)
+@native(ROW, I, ROW, I, I, I)
 def copy(dst, d, src, s, n, relu):
     to, at = dst[d:d + n], src[s:s + n]
     if relu:
@@ -32,14 +31,14 @@ def copy(dst, d, src, s, n, relu):
             to[t] = at[t]
 
 
-@njit(**FAST)
+@native(ROW, I, I)
 def clear(a, x, n):
     to = a[x:x + n]
     for t in range(n):
         to[t] = 0
 
 
-@njit(**FAST)
+@native(ROW, I, ROW, I, I, ROW, I, I)
 def add_where(dst, d, src, s, n, sign, x, relu):
     """``dst += src``, with ReLU only where its input ``sign`` was positive."""
     to, at, on = dst[d:d + n], src[s:s + n], sign[x:x + n]
@@ -51,7 +50,7 @@ def add_where(dst, d, src, s, n, sign, x, relu):
             to[t] += at[t]
 
 
-@njit(**FAST)
+@native(ROW, I, I, I, ROW, ROW, F, ANY)
 def measure(maps, x, channels, n, mean, var, momentum, saved):
     """Batch statistics into ``saved`` (mean, 1/deviation); running ones follow with ``momentum``.
 
@@ -74,7 +73,7 @@ def measure(maps, x, channels, n, mean, var, momentum, saved):
         saved[0, c], saved[1, c] = m, np.float32(1) / np.sqrt(s + np.float32(1e-5))
 
 
-@njit(**FAST)
+@native(ROW, I, I, ROW, I, I, ANY)
 def norm(maps, x, y, w, channels, n, saved):
     """Batch norm with the statistics in ``saved``, added to y."""
     for c in range(channels):
@@ -85,7 +84,7 @@ def norm(maps, x, y, w, channels, n, saved):
             to[t] += at[t] * scale + shift
 
 
-@njit(**FAST)
+@native(ROW, ROW, I, I, I, ROW, ROW, I, I, ANY)
 def norm_back(maps, slopes, x, y, d, w, gw, channels, n, saved):
     """The gradient of the input x, put at d in ``slopes``, from that of the output y."""
     for c in range(channels):
@@ -104,7 +103,7 @@ def norm_back(maps, slopes, x, y, d, w, gw, channels, n, saved):
             to[t] = scale * (g[t] - a - (at[t] - m) * b)
 
 
-@njit(**FAST)
+@native(ROW, I, ROW, I, I, I, I, I, I, I, ON)
 def pool(src, s, dst, d, channels, side, out, stride, reach, batch, back):
     """Average over the cells from ``reach`` before a position to one after it, cut at the border.
 
@@ -126,7 +125,7 @@ def pool(src, s, dst, d, channels, side, out, stride, reach, batch, back):
                             add(dst, d + one, src, s + many, batch, share)
 
 
-@njit(**FAST)
+@native(ROW, I, ROW, I, I, returns=F)
 def dot(a, x, b, y, n):
     u, v, total = a[x:x + n], b[y:y + n], np.float32(0)
     for t in range(n):
@@ -134,7 +133,7 @@ def dot(a, x, b, y, n):
     return total
 
 
-@njit(**FAST)
+@native(ROW, I, I, returns=F)
 def total(a, x, n):
     u, found = a[x:x + n], np.float32(0)
     for t in range(n):
@@ -142,7 +141,7 @@ def total(a, x, n):
     return found
 
 
-@njit(**FAST)
+@native(ROW, I, I, TABLE)
 def features(maps, x, area, f):
     """ReLU and mean over the map at x, into ``f [C, B]``."""
     channels, batch = f.shape
@@ -155,7 +154,7 @@ def features(maps, x, area, f):
                 f[c, t] += max(at[t], np.float32(0)) / np.float32(area)
 
 
-@njit(**FAST)
+@native(ROW, ROW, I, I, TABLE)
 def features_back(maps, slopes, x, area, df):
     """The gradient of the map at x, added, from that of its features, ``df [C, B]``."""
     channels, batch = df.shape

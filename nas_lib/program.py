@@ -2,30 +2,24 @@
 
 On small feature maps with few channels PyTorch spends most of its time between the multiplications. Here feature
 maps are ``[C, side, side, B]``, one flat array for all, so that the innermost loops run over image columns and
-batch at once. The number of channels of a map is even: an odd one is filled up by a channel of zeros.
+batch at once. The number of channels of a map is a multiple of four: others are filled up by channels of zeros.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
-from numba import njit
 
 from nas_lib import convolution, kernels
-from nas_lib.kernels import FAST
+from nas_lib.jit import ON, ROW, TABLE, F, I, native
 
-SOURCES = ("kernels", "convolution", "program", "compiled", "smallnets")
 CONV, NORM, ADD, POOL, IDLE, CLEAR = range(6)
 
 
-def even(channels: int) -> int:
-    return channels + channels % 2
+def full(channels: int) -> int:
+    return -(-channels // 4) * 4
 
 
 class Program:
@@ -42,7 +36,7 @@ class Program:
         self.drafts = self.channels = self.room = 0
         self.parameters = 1
         (stem, *inner, last), side, width = names, shape[1], channels
-        self.nodes = self.images = even(shape[0]) * side**2 * batch
+        self.nodes = self.images = full(shape[0]) * side**2 * batch
         x = self.conv(0, self.node(width, side), f"{stem}.0", shape[0], width, side, 3, relu=0, norm=f"{stem}.1")
         for stage in range(3):
             if stage:
@@ -73,8 +67,8 @@ class Program:
         weight = self.parameter(f"{name}.weight", (c_out, c_in, kernel, kernel))
         places = (0, 0) if norm is None else (affine or self.affine)(norm, c_out)
         draft = self.drafts if self.recorded else 0
-        self.drafts = max(self.drafts, draft + even(c_out) * out**2 * self.batch)
-        self.room = max(self.room, (even(max(c_in, c_out)) * (side + 2) + 2 * side) * side * self.batch)
+        self.drafts = max(self.drafts, draft + full(c_out) * out**2 * self.batch)
+        self.room = max(self.room, (full(max(c_in, c_out)) * (side + 2) + 4 * side) * side * self.batch)
         self.row(CONV, x, y, draft, (c_in, c_out), (side, out), weight, kernel, stride, relu, places)
         return y
 
@@ -84,19 +78,19 @@ class Program:
         ``norm``: positions of the scale (of a batch norm, its shift behind it, or of what is added; 0: none) and
         of the statistics. What a batch norm reads is at ``draft``.
         """
-        self.rows.append((op, x, y, draft, weight, *map(even, channels), *sides, kernel, stride, relu, *norm))
+        self.rows.append((op, x, y, draft, weight, *map(full, channels), *sides, kernel, stride, relu, *norm))
 
     def node(self, channels, side) -> int:
         """A map that instructions add to, from 0."""
         start = self.nodes
-        self.nodes += even(channels) * side**2 * self.batch
+        self.nodes += full(channels) * side**2 * self.batch
         self.row(CLEAR, 0, start, 0, (channels, channels), (side, side))
         return start
 
     def parameter(self, name, shape, padded=None) -> int:
-        """Make room for a parameter; rows and columns are filled up to even numbers unless ``padded`` is given."""
+        """Make room for a parameter; rows and columns are filled up to multiples of four unless ``padded`` is given."""
         start = self.parameters
-        padded = [even(n) if k < 2 else n for k, n in enumerate(shape)] if padded is None else padded
+        padded = [full(n) if k < 2 else n for k, n in enumerate(shape)] if padded is None else padded
         self.parameters += math.prod(padded)
         places = np.arange(start, self.parameters).reshape(padded)
         self.places[name] = places[tuple(map(slice, shape))].ravel()
@@ -110,7 +104,7 @@ class Program:
     def statistics(self, name, channels) -> int:
         start = self.channels
         self.stats[name] = np.arange(start, start + channels)
-        self.channels += even(channels)
+        self.channels += full(channels)
         return start
 
 
@@ -122,7 +116,7 @@ def by_column(x: torch.Tensor, channels: int) -> np.ndarray:
     return out
 
 
-@njit(**FAST)
+@native("i8[:,::1]", I, ROW, ROW, ROW, ROW, F, TABLE, ROW)
 def forward(code, batch, maps, theta, mean, var, momentum, saved, pad):
     """Fill the nodes, from the images in the first.
 
@@ -148,7 +142,7 @@ def forward(code, batch, maps, theta, mean, var, momentum, saved, pad):
             kernels.norm(maps, draft, y, theta[scale:], c_out, n, saved[:, stat:])
 
 
-@njit(**FAST)
+@native("i8[:,::1]", I, ROW, ROW, I, ROW, ROW, TABLE, ROW, ROW, ON, ON)
 def backward(code, batch, maps, slopes, spare, theta, gradient, saved, pad, back, weights, inputs):
     """From the gradient of the output node in ``slopes`` to those of all nodes and of theta, added.
 
@@ -174,34 +168,3 @@ def backward(code, batch, maps, slopes, spare, theta, gradient, saved, pad, back
             kernels.pool(slopes, y, slopes, x, c_in, side, out, stride, 2 - stride, batch, True)
         elif op == IDLE:
             gradient[scale] += kernels.total(slopes, y, c_in * n)
-
-
-_called: set[str] = set()
-
-
-@contextmanager
-def compiling(what: str):
-    """Held around calls of compiled code; in each process the first one keeps other processes waiting.
-
-    It compiles, or reads what another process has stored. Numba's store may mix up what two processes write at
-    the same moment.
-    """
-    if what in _called:
-        yield
-        return
-    folder = Path(forward.stats.cache_path)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "compiling.lock"):
-        renew(folder)
-        yield
-    _called.add(what)
-
-
-def renew(folder: Path) -> None:
-    """Empty numba's store if any source is another: it would notice only in the file of the function called."""
-    sources = b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in SOURCES)
-    stamp, now = folder / "compiled.sha256", hashlib.sha256(sources).hexdigest()
-    if not stamp.exists() or stamp.read_text() != now:
-        for index in folder.glob("*.nbi"):
-            index.unlink()
-        stamp.write_text(now)

@@ -9,11 +9,11 @@ import itertools
 
 import numpy as np
 import torch
-from numba import njit
 
 from nas_lib import kernels, program
-from nas_lib.kernels import FAST
-from nas_lib.program import compiling
+from nas_lib.jit import ROW, TABLE, F, I, native
+
+HEAD = "UniTuple(i8, 5)"        # the last map: place, channels and area; of the linear layer: place, classes
 
 
 class Program(program.Program):
@@ -25,7 +25,7 @@ class Program(program.Program):
     def __init__(self, space, arch, shape, channels, cells, classes, batch):
         self.space, self.arch = space, arch
         super().__init__(shape, channels, cells, [f"body.{k}" for k in range(3 * cells + 4)], batch)
-        width = program.even(self.width)
+        width = program.full(self.width)
         self.head = self.parameter("classifier.weight", (classes, self.width, 1, 1), (classes, width, 1, 1))
         self.parameter("classifier.bias", (classes,), (classes,))
         self.classes = classes
@@ -55,9 +55,8 @@ def train(program: Program, state: dict, batches, rates: np.ndarray, momentum: f
     """
     theta, mean, var = _vectors(program, state)
     x, y = zip(*itertools.islice(batches, len(rates)), strict=True)
-    with compiling("train"):
-        _train(program.code, *_sizes(program), theta, mean, var, _inputs(torch.stack(x)), torch.stack(y).numpy(),
-               rates.astype(np.float32), np.float32(momentum), np.float32(weight_decay))
+    _train(program.code, *_sizes(program), theta, mean, var, _inputs(torch.stack(x)), torch.stack(y).numpy(),
+           rates.astype(np.float32), np.float32(momentum), np.float32(weight_decay))
     out = dict(state)
     for name, places in program.places.items():
         out[name] = torch.from_numpy(theta[places]).view(state[name].shape)
@@ -71,19 +70,18 @@ def accuracy(program: Program, state: dict, x: torch.Tensor, y: torch.Tensor) ->
     """Top-1 accuracy in percent of a trained state on images ``[n, C, H, W]``, with running statistics."""
     short = -len(x) % program.batch
     x = torch.cat([x, x[:short]]).unflatten(0, (-1, program.batch))
-    with compiling("predict"):
-        found = _predict(program.code, *_sizes(program), *_vectors(program, state), _inputs(x))
+    found = _predict(program.code, *_sizes(program), *_vectors(program, state), _inputs(x))
     return 100 * float((found.argmax(1).ravel()[:len(y)] == y.numpy()).mean())
 
 
 def _inputs(x: torch.Tensor) -> np.ndarray:
     """Batches of images ``[step, B, C, H, W]`` as the first maps ``[step, C * H * W * B]``."""
-    return program.by_column(x, program.even(x.shape[2])).reshape(len(x), -1)
+    return program.by_column(x, program.full(x.shape[2])).reshape(len(x), -1)
 
 
 def _sizes(p: Program):
     """Batch, length of all nodes, of all drafts, of working memory; place and shape of the output and head."""
-    return p.batch, p.nodes, p.drafts, p.room, (p.output, program.even(p.width), p.area, p.head, p.classes)
+    return p.batch, p.nodes, p.drafts, p.room, (p.output, program.full(p.width), p.area, p.head, p.classes)
 
 
 def _vectors(program: Program, state: dict):
@@ -99,46 +97,7 @@ def _vectors(program: Program, state: dict):
     return theta, mean, var
 
 
-@njit(**FAST)
-def _train(code, batch, nodes, drafts, room, head, theta, mean, var, inputs, labels, rates, momentum, decay):
-    maps, slopes = np.zeros(nodes + drafts, np.float32), np.zeros(nodes + drafts, np.float32)
-    gradient, velocity = np.zeros_like(theta), np.zeros_like(theta)
-    saved = np.zeros((2, len(mean)), np.float32)
-    pad, back = np.zeros(room, np.float32), np.zeros(room, np.float32)
-    output, width, area, w, classes = head
-    features = np.empty((width, batch), np.float32)
-    for s in range(len(rates)):
-        kernels.copy(maps, 0, inputs[s], 0, inputs.shape[1], 0)
-        program.forward(code, batch, maps, theta, mean, var, np.float32(0.1), saved, pad)
-        kernels.clear(slopes, 0, nodes)
-        kernels.clear(gradient, 0, len(gradient))
-        kernels.features(maps, output, area, features)
-        df = _head(features, theta[w:], gradient[w:], classes, labels[s])
-        kernels.features_back(maps, slopes, output, area, df)
-        program.backward(code, batch, maps, slopes, nodes, theta, gradient, saved, pad, back, True, False)
-        for t in range(1, len(theta)):
-            g = gradient[t] + decay * theta[t]
-            velocity[t] = momentum * velocity[t] + g
-            theta[t] -= rates[s] * (g + momentum * velocity[t])
-
-
-@njit(**FAST)
-def _predict(code, batch, nodes, drafts, room, head, theta, mean, var, inputs):
-    """Logits ``[step, classes, B]`` under running statistics."""
-    maps, pad = np.zeros(nodes + drafts, np.float32), np.zeros(room, np.float32)
-    saved = np.zeros((2, len(mean)), np.float32)
-    output, width, area, w, classes = head
-    features = np.empty((width, batch), np.float32)
-    found = np.zeros((len(inputs), classes, batch), np.float32)
-    for s in range(len(inputs)):
-        kernels.copy(maps, 0, inputs[s], 0, inputs.shape[1], 0)
-        program.forward(code, batch, maps, theta, mean, var, np.float32(0), saved, pad)
-        kernels.features(maps, output, area, features)
-        _logits(features, theta[w:], classes, found[s])
-    return found
-
-
-@njit(**FAST)
+@native(TABLE, ROW, I, TABLE)
 def _logits(f, w, classes, z):
     """The linear layer, into ``z [classes, B]``."""
     channels, batch = f.shape
@@ -150,7 +109,7 @@ def _logits(f, w, classes, z):
                 z[k, t] += w[k * channels + c] * f[c, t]
 
 
-@njit(**FAST)
+@native(TABLE, ROW, ROW, I, "i8[::1]", returns=TABLE)
 def _head(f, w, gw, classes, labels):
     """Gradients of the mean cross-entropy: of the linear layer and, returned, of its inputs ``[C, B]``."""
     channels, batch = f.shape
@@ -175,3 +134,42 @@ def _head(f, w, gw, classes, labels):
                 df[c, t] += w[k * channels + c] * z[k, t]
             gw[k * channels + c] += g
     return df
+
+
+@native("i8[:,::1]", I, I, I, I, HEAD, ROW, ROW, ROW, TABLE, "i8[:,::1]", ROW, F, F)
+def _train(code, batch, nodes, drafts, room, head, theta, mean, var, inputs, labels, rates, momentum, decay):
+    maps, slopes = np.zeros(nodes + drafts, np.float32), np.zeros(nodes + drafts, np.float32)
+    gradient, velocity = np.zeros_like(theta), np.zeros_like(theta)
+    saved = np.zeros((2, len(mean)), np.float32)
+    pad, back = np.zeros(room, np.float32), np.zeros(room, np.float32)
+    output, width, area, w, classes = head
+    features = np.empty((width, batch), np.float32)
+    for s in range(len(rates)):
+        kernels.copy(maps, 0, inputs[s], 0, inputs.shape[1], 0)
+        program.forward(code, batch, maps, theta, mean, var, np.float32(0.1), saved, pad)
+        kernels.clear(slopes, 0, nodes)
+        kernels.clear(gradient, 0, len(gradient))
+        kernels.features(maps, output, area, features)
+        df = _head(features, theta[w:], gradient[w:], classes, labels[s])
+        kernels.features_back(maps, slopes, output, area, df)
+        program.backward(code, batch, maps, slopes, nodes, theta, gradient, saved, pad, back, True, False)
+        for t in range(1, len(theta)):
+            g = gradient[t] + decay * theta[t]
+            velocity[t] = momentum * velocity[t] + g
+            theta[t] -= rates[s] * (g + momentum * velocity[t])
+
+
+@native("i8[:,::1]", I, I, I, I, HEAD, ROW, ROW, ROW, TABLE, returns="f4[:,:,::1]")
+def _predict(code, batch, nodes, drafts, room, head, theta, mean, var, inputs):
+    """Logits ``[step, classes, B]`` under running statistics."""
+    maps, pad = np.zeros(nodes + drafts, np.float32), np.zeros(room, np.float32)
+    saved = np.zeros((2, len(mean)), np.float32)
+    output, width, area, w, classes = head
+    features = np.empty((width, batch), np.float32)
+    found = np.zeros((len(inputs), classes, batch), np.float32)
+    for s in range(len(inputs)):
+        kernels.copy(maps, 0, inputs[s], 0, inputs.shape[1], 0)
+        program.forward(code, batch, maps, theta, mean, var, np.float32(0), saved, pad)
+        kernels.features(maps, output, area, features)
+        _logits(features, theta[w:], classes, found[s])
+    return found

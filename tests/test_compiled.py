@@ -1,6 +1,9 @@
 """The compiled supernet against its plain twin, with float64 as the judge of both."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tiny
-from nas_lib import compiled, program, supernet
+from nas_lib import compiled, jit, supernet
 from nas_lib.spaces import NB201, Space
 
 MIXED = torch.randn(6, 5, generator=torch.Generator().manual_seed(2)).softmax(-1)
@@ -167,10 +170,46 @@ def test_supernets_too_large_go_the_usual_way(counted):
 
 def test_compiled_code_is_renewed_with_any_source(tmp_path, monkeypatch):
     stored = tmp_path / "function.nbi"
-    program.renew(tmp_path)
+    jit.renew(tmp_path)
     stored.touch()
-    program.renew(tmp_path)
+    jit.renew(tmp_path)
     assert stored.exists()
-    monkeypatch.setattr(program, "SOURCES", program.SOURCES[:2])
-    program.renew(tmp_path)
+    monkeypatch.setattr(jit, "SOURCES", jit.SOURCES[:2])
+    jit.renew(tmp_path)
     assert not stored.exists()
+
+
+SAME = """
+import sys, torch
+torch.set_num_threads(1)
+from nas_lib import data, methods, ranking, standalone, training
+from nas_lib.spaces import NB201
+from nas_lib.supernet import Supernet
+
+def supernet():
+    budget = training.Budget(channels=4, cells=1, epochs=1, lr=0.1)
+    net = training.train("darts", methods.stage1("darts"), NB201, digits, budget, 0, progress=False).supernet
+    return [float(v.double().sum()) for v in net.state_dict().values()]
+
+def scores():
+    torch.manual_seed(0)
+    return ranking.accuracy(Supernet(NB201, 4, 1, 10, 4), NB201.archs[:40],
+                            *digits.fixed("valid half", first=100))[1].tolist()
+
+def alone():
+    recipe = standalone.Recipe(steps=20)
+    return [v.tolist() for v in standalone.train_from_scratch(NB201, NB201.archs[6111], digits, recipe, [0]).values()
+            if hasattr(v, "tolist")]
+
+digits = data.digits()
+parts = [supernet, scores, alone]
+print(*[found for _, found in sorted((p.__name__, p()) for p in (reversed(parts) if sys.argv[1:] else parts))])
+"""
+
+
+def test_every_process_computes_the_same_bits(tmp_path):
+    """Whether it compiles its functions or finds them stored, and whatever it did before."""
+    found = [subprocess.run([sys.executable, "-c", SAME, *order], capture_output=True, text=True, timeout=300,
+                            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}) for order in ([], [], ["reversed"])]
+    assert all(f.returncode == 0 for f in found), found[0].stderr
+    assert len({f.stdout for f in found}) == 1 and "nan" not in found[0].stdout and len(found[0].stdout) > 500
