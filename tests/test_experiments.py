@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import yaml
 
 from nas_lib import checkpoint, experiments, results
 from nas_lib.benchmark import BenchmarkError
@@ -190,3 +191,15 @@ def test_a_selection_that_takes_long_goes_on_where_it_was(tmp_path, monkeypatch)
     monkeypatch.setattr(checkpoint, "save", lambda *_: stored.append(1))
     assert stage2(setups[1], tmp_path / "2.nc", **how).choice.item() == whole.choice.item()
     assert len(stored) == 1             # the third epoch only
+
+
+def test_the_papers_campaign_takes_its_steps(tmp_path):
+    """At its full size, on made-up photographs."""
+    rng, said = np.random.default_rng(0), yaml.safe_load((results.root() / "notebooks/campaigns/paper.yaml").read_text())
+    np.savez(tmp_path / "my.npz", x_train=rng.integers(0, 256, (140, 3, 32, 32), dtype=np.uint8),
+             y_train=rng.integers(0, 10, 140))
+    own = {"device": "cpu", "epochs": 1, "options": {"file": str(tmp_path / "my.npz")}, "cache": str(tmp_path)}
+    setup = Setup(method="rsps", data="images", seed=said["seeds"][0], **said["parameters"] | own)
+    run = stage1(setup, tmp_path / "x.nc", images=0)
+    assert run.sizes["epoch"] == 1 and 1 < run.train_loss.item() < 4
+    assert run.attrs["scale"].startswith("Supernets of 16 channels and 5 cells")
