@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -16,10 +17,15 @@ class CheckpointError(OSError):
     """A state could not be written or read; the message names the remedy."""
 
 
-def save(path: Path, state: dict, purpose: str) -> None:
+class Damaged(CheckpointError):
+    """A file is not there, or holds no state."""
+
+
+def save(path: Path, state: dict, purpose: str, before: Path | None = None) -> None:
     """Write ``state`` to ``path`` under a temporary name, flush it to disk, then rename it.
 
-    ``purpose`` says in words what the state is of: ``load`` gives it back only for that.
+    ``purpose`` says in words what the state is of: ``load`` gives it back only for that. A state that is at ``path``
+    goes to ``before``, if that is given.
 
     Raises CheckpointError, leaving any earlier file as it was, if the folder cannot be written or
     the disk is full.
@@ -33,6 +39,8 @@ def save(path: Path, state: dict, purpose: str) -> None:
             torch.save(state | {"purpose": purpose}, file)
             file.flush()
             os.fsync(file.fileno())
+        if before is not None and path.exists():
+            os.replace(path, before)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         if temporary is not None:
@@ -44,15 +52,15 @@ def save(path: Path, state: dict, purpose: str) -> None:
 def load(path: Path, purpose: str | None = None) -> dict:
     """Read, onto the CPU, a state that ``save`` wrote for the same ``purpose`` (None: for any).
 
-    Weights-only, so that no code in the file can run. Raises CheckpointError if the file is missing, cut or not
-    such a state, or was written for something else.
+    Weights-only, so that no code in the file can run. Raises Damaged if the file is missing, cut or not such a state,
+    CheckpointError if it was written for something else.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         found = state.pop("purpose")
     except Exception as error:
-        raise CheckpointError(f"cannot read {path} ({type(error).__name__}: {error}): delete it, and "
-                              f"the run starts again from what else is stored") from error
+        raise Damaged(f"cannot read {path} ({type(error).__name__}: {error}): delete it, and the run starts again from "
+                      "what else is stored") from error
     if purpose not in (None, found):
         raise CheckpointError(f"{path} belongs to another run ({found}), not to {purpose}: use another folder, "
                               "or delete it")
@@ -60,20 +68,30 @@ def load(path: Path, purpose: str | None = None) -> dict:
 
 
 class Checkpoint:
-    """Where a long piece of work keeps its state; with no ``path`` it keeps none.
+    """Where a long piece of work keeps its state, and the one before; with no ``path`` it keeps none.
 
     ``purpose`` says in words what the work is: a state of other work is not taken for it.
     """
 
     def __init__(self, path: Path | None, purpose: str):
         self.path, self.purpose, self.stored = path and Path(path), purpose, time.monotonic()
+        self.before = self.path and self.path.with_name(f"{self.path.stem}-before{self.path.suffix}")
 
     def load(self) -> dict | None:
-        """The state from which to go on, if there is one. Raises CheckpointError as ``load`` does."""
-        return load(self.path, self.purpose) if self.path is not None and self.path.exists() else None
+        """The state from which to go on, if there is one: the last, or where that is damaged the one before, with a
+        warning. Raises CheckpointError as ``load`` does if no state that is there can be read."""
+        there = [p for p in (self.path, self.before) if p is not None and p.exists()]
+        for path in there:
+            try:
+                return load(path, self.purpose)
+            except Damaged as error:
+                if path == there[-1]:
+                    raise
+                warnings.warn(f"{error}. This time it goes on from {self.before}, stored before", stacklevel=2)
+        return None
 
     def keep(self, state: dict, end: bool) -> None:
         """Store ``state``, at the ``end`` of the work always, before it at most every ``EVERY`` seconds."""
         if self.path is not None and (end or time.monotonic() - self.stored >= EVERY):
-            save(self.path, state, self.purpose)
+            save(self.path, state, self.purpose, self.before)
             self.stored = time.monotonic()
