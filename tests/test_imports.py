@@ -15,9 +15,9 @@ LEVELS = {
     0: "nas_lib spaces embedded benchmark official official_table guarded opcodes metrics results published pairs claims sampling protocol parameters images pictures pickled",
     1: "marks drawing figures paper_figures tables charts bookext data ops augment",
     2: "supernet networks checkpoint jit smallnets kernels convolution program compiled",
-    3: "training sweep steps unrolled ranking proxies standalone selection",
+    3: "training sweep steps unrolled ranking proxies standalone selection final",
     4: "stage1 stage2 methods",
-    5: "evaluate experiments",
+    5: "evaluate experiments performance",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 
