@@ -41,10 +41,10 @@ def combinations(accuracy: xr.DataArray) -> Styler:
 
 
 def errors(stats: xr.Dataset, source: str) -> Styler:
-    """A printed table of test errors, ``mean`` and ``std`` (stage1, stage2) in percent; ``source`` names it."""
-    data = tidy(stats[["mean", "std"]].transpose("stage1", "stage2"))
+    """A printed table of test errors, ``mean``, ``std`` and ``n`` (stage1, stage2) in percent; ``source`` names it."""
+    data = tidy(stats[["mean", "std", "n"]].transpose("stage1", "stage2"))
     best = (data["mean"] == data["mean"].min("stage2")).values
-    return _styled(_cells(data), f"{source}. Test error (%): mean ± population std over n = 3 seeds; "
+    return _styled(_cells(data), f"{source}. Test error (%): mean ± population std over {n_text(data['n'])}; "
                    "bold: best Stage 2 of a row", best)
 
 
@@ -128,18 +128,23 @@ def origin(data: xr.Dataset) -> Styler:
 
 
 def words(frame: pd.DataFrame, caption: str) -> Styler:
-    """A table of sentences rather than numbers: it wraps."""
-    return _styled(frame, caption).set_properties(**{"white-space": "normal", "text-align": "left",
-                                                     "vertical-align": "top", "min-width": "4em"})
+    """A table of sentences rather than numbers: it wraps, and long columns get room."""
+    long = [c for c in frame if frame[c].str.len().max() > 20]
+    style = _styled(frame, caption).set_properties(**{"white-space": "normal", "text-align": "left",
+                                                      "vertical-align": "top"})
+    style = style.set_properties(subset=long, **{"min-width": "11em"})
+    return style.set_table_styles([{"selector": "th", "props": "white-space: normal; text-align: left; "
+                                    "vertical-align: top"}], overwrite=False)
 
 
 def agreements(scores: dict[str, xr.DataArray], errors: dict[str, xr.DataArray]) -> Styler:
     """How each score of pairs (rows) agrees with each table of errors (columns), ``pairs.agreement`` of every two."""
     found = {e: {s: agreement(score, error) for s, score in scores.items()} for e, error in errors.items()}
-    text = {e: {s: f"{a.rho:.2f} ({a.low:.2f} to {a.high:.2f})" for s, a in column.items()} for e, column in found.items()}
+    text = {e: {s: f"{a.rho:.2f} ({a.low:.2f} to {a.high:.2f})" for s, a in column.items()}
+            for e, column in found.items()}
     counts = sorted({int(a.n) for column in found.values() for a in column.values()})
-    return _styled(pd.DataFrame(text), f"Spearman of score and test error over n = {' or '.join(map(str, counts))} pairs, "
-                   "95 % bootstrap interval over pairs and, where known, seeds; 1: the score orders as the errors do")
+    return words(pd.DataFrame(text), f"Spearman of score and test error over n = {' or '.join(map(str, counts))} "
+                   "pairs, 95 % bootstrap interval over pairs and, where known, seeds; 1: the score orders as the errors")
 
 
 def review(methods: pd.DataFrame, ran: list[str]) -> Styler:
@@ -147,12 +152,12 @@ def review(methods: pd.DataFrame, ran: list[str]) -> Styler:
 
     ``ran`` names the methods of both stages that a campaign has run.
     """
-    frame = methods.set_index("algorithm").rename(columns={"selection": "Stage 2"}).rename_axis(index=None)
+    frame = methods.set_index("algorithm").rename(columns={"selection": "Stage 2", "reference": "year"})
     files = [_file_of(name) for name in frame.index]
     stems = [f.rpartition("/")[2].removesuffix(".py").replace("_minus", "-").replace("_", "-") for f in files]
-    frame = frame.assign(file=files, **{"in this campaign": ["yes" if s in ran else "" for s in stems]})
-    return words(frame, f"{len(frame)} methods, as printed in Table 4 of the paper; files are those of nas_lib, which holds "
-                 f"{len(frame[frame.file != ''])} of them")
+    frame = frame.rename_axis(None).assign(file=files, run=["yes" if s in ran else "" for s in stems])
+    return words(frame, f"{len(frame)} methods, as printed in Table 4 of the paper; files are those of nas_lib, which "
+                 f"holds {len(frame[frame.file != ''])} of them; run: in this campaign")
 
 
 def _file_of(algorithm: str) -> str:
@@ -202,8 +207,8 @@ def scale(runs: xr.Dataset) -> Note:
 def _column(stats, digits):
     known = np.isfinite(stats["mean"].values)
     mean = np.round(stats["mean"].values, digits) + 0.0  # no "-0.00"
-    pairs = zip(mean, stats["std"].values, known, strict=True)
-    return [f"{m:,.{digits}f} ± {s:,.{digits}f}" if k else "–" for m, s, k in pairs]
+    spread = [f" ± {s:,.{digits}f}" if np.isfinite(s) else "" for s in stats["std"].values]
+    return [f"{m:,.{digits}f}{s}" if k else "–" for m, s, k in zip(mean, spread, known, strict=True)]
 
 
 def _cells(stats, digits: int = 2) -> pd.DataFrame:
