@@ -1,4 +1,5 @@
-"""What the notebooks run: the library's parts joined into one run of Stage 1 or 2, or one shard of truth.
+"""What the notebooks run: the library's parts joined into one run of Stage 1 or 2, one shard of truth, or one final
+training.
 
 Everything that a run needs is checked before any training starts. State is kept in a cache folder named
 by the configuration, so that a stopped run goes on, and Stage 2 finds the supernet that Stage 1 trained.
@@ -18,32 +19,42 @@ import xarray as xr
 
 from nas_lib import benchmark, data, methods, results
 from nas_lib.charts import default_mode
+from nas_lib.final import Recipe as FinalRecipe
+from nas_lib.final import cells_of, recipe_of, train_final
 from nas_lib.parameters import ParameterError, Setup, check_parameters, short  # noqa: F401  notebooks check, too
+from nas_lib.proxies import network_size
 from nas_lib.ranking import CALIBRATION, rank
-from nas_lib.sampling import draw
-from nas_lib.selection import NotApplicable
+from nas_lib.selection import NotApplicable, learned
 from nas_lib.spaces import NB201
 from nas_lib.standalone import Recipe, train_shard
 from nas_lib.sweep import published
 from nas_lib.training import Budget, Stage1, Trained, configuration, run_folder, train
 
+S = Budget(channels=16, cells=8, epochs=50)     # of S1 to S4 (algorithms, 9)
+PUBLISHED = {"nb201": Budget(), "s0": replace(S, channels=36, cells=20), "s1": S, "s2": S, "s3": S, "s4": S}
 
-def stage1(setup: Setup, out, images: int = 200, views: int = 1) -> xr.Dataset:
+
+def stage1(setup: Setup, out, images: int | None = None, views: int = 1) -> xr.Dataset:
     """Train a supernet and score all architectures: the Stage-1 result, to be written to ``out``.
 
-    Scores are over the first ``images`` of ``views`` random views of the validation half, by the protocol's
-    batch-norm rule; with 0 images there are none. Raises UnknownMethod, ParameterError, ResultError or
+    Scores are over the first ``images`` (None: 200) of ``views`` random views of the validation half, by the protocol's
+    batch-norm rule; with 0 images there are none. A space too large to list is not scored: None means 0 there, and what
+    the law prefers is in the attribute ``genotype``. Raises UnknownMethod, ParameterError, ResultError or
     BenchmarkError before any training.
     """
     started = time.time()
+    if images is None:
+        images = 200 if setup.searched.enumerable else 0
+    if images and not setup.searched.enumerable:
+        raise ParameterError(f"images = {images}: {setup.space} has {setup.searched.size:.0e} architectures, too many to "
+                             "score them all; set images to 0 and let Stage 2 choose")
     job = _Job(setup, out)
     x, y = job.data.fixed("valid half", views, first=max(images, 0))
     if len(y) != images:
         there = len(job.data.fixed("valid half", views)[1])
         raise ParameterError(f"images = {images}: {views} views have {there} images")
     trained = job.train()
-    run = _law(trained)
-    attrs = {}
+    run, attrs = _law(trained), {}
     if images:
         begun = time.perf_counter()
         scores = job.rank(trained, x, y, views)
@@ -59,8 +70,9 @@ def stage2(setup: Setup, out, select=("prune", "valid", "synflow", "jacob_cov", 
     ``settings`` holds options of single methods, e.g. ``{"perturb": {"freeze_alpha": True}}``.
 
     The supernet comes from the cache, or is trained first. All methods choose among the same
-    ``candidates`` draws from its law. A method that does not apply is missing in the result (NaN), its
-    reason stands in the attribute ``not_applicable``. Raises as ``stage1``.
+    ``candidates`` draws from its law. A method that does not apply is missing in the result (NaN, or an empty text), its
+    reason stands in the attribute ``not_applicable``. Where there is no table of all architectures, what is chosen is a
+    text, whose accuracy ``final`` finds out. Raises as ``stage1``.
     """
     started = time.time()
     if not select or candidates < 1:
@@ -70,14 +82,16 @@ def stage2(setup: Setup, out, select=("prune", "valid", "synflow", "jacob_cov", 
         raise ParameterError(f"settings of {', '.join(set(settings) - set(chosen))}: selected are {', '.join(chosen)}")
     selectors = {short(s): methods.stage2(_file(s), **settings.get(short(s), {})) for s in select}
     job = _Job(setup, out)
-    truth = benchmark.truth(setup.data).values.astype(float)
+    truth = benchmark.truth(setup.data).values.astype(float) if job.space.enumerable else None
     trained = job.train()
     # A draw of the run's own: with one seed for all, methods with like laws would share candidates (D16).
     number = setup.seed if setup.rules.shared_draw else int(results.config_hash(job.config), 16)
-    drawn = draw(trained.log_prob, candidates, number)
+    drawn = job.space.draw(trained.log_prob, candidates, number)
     choices, reasons = {}, {}
     for name, selector in selectors.items():
         try:
+            if selector.informed and truth is None:
+                raise NotApplicable(f"{name} is shown the true accuracies; there is no table of {setup.space}")
             own = {"truth": truth} if selector.informed else {}
             if selector.resumes:
                 own["folder"] = job.folder / f"{name}-{results.config_hash(settings.get(name, {}))}"
@@ -114,19 +128,54 @@ def shard(number: int, of: int, seeds, out, setup: Setup, recipe: dict) -> xr.Da
         provenance=results.provenance(started, setup.device))
 
 
+def final(setup: Setup, out, cell: str, seeds=(0,), recipe: dict | None = None) -> xr.Dataset:
+    """Train one architecture of a DARTS space from scratch, once per seed: the result, to be written to ``out``.
+
+    ``cell`` is its text, in either notation, or the name of a published one, as ``dartsm_pt`` of s1. Of ``setup`` only
+    space, data, device, threads and cache count. ``recipe`` changes single values of the published recipe. A stopped
+    training goes on where it was. Returns ``error`` and ``train_loss`` (train_seed, epoch), ``last`` and ``best``
+    errors (train_seed) in percent, ``params`` and ``flops`` without the second classifier. Raises ParameterError or ResultError before any training.
+    """
+    started = time.time()
+    if setup.searched.enumerable:
+        raise ParameterError(f"space = {setup.space!r}: its architectures are in the benchmark")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ParameterError(f"seeds = {seeds}: name at least one, each once")
+    try:
+        cells, how = cells_of(setup.searched, cell), replace(recipe_of(setup.searched), **recipe or {})
+    except TypeError as error:
+        raise ParameterError(f"recipe: {error}; it has {', '.join(f.name for f in fields(FinalRecipe))}") from None
+    except ValueError as error:
+        raise ParameterError(f"cell or recipe: {error}") from None
+    options = {"cutout": how.cutout} if how.cutout else {}
+    images = _prepare(replace(setup, options=options | setup.options), out)
+    config = {"space": setup.space, "cells": str(cells), "recipe": asdict(how), "data": images.config,
+              "threads": setup.threads}
+    folder = results.where(setup.cache) / f"final-{setup.dataset}-{results.config_hash(config)}"
+    runs = [train_final(cells, images, how, seed, folder / f"s{seed}.pt", default_mode() == "live") for seed in seeds]
+    params, flops = network_size(cells, images.shape, how.channels, how.cells, images.classes, how.pool_norm)
+    table = xr.concat(runs, "train_seed").assign(params=params, flops=flops)
+    return table.assign_coords(dataset=setup.dataset, train_seed=list(seeds)).assign_attrs(
+        cell=cell, genotype=str(cells), config=config, provenance=results.provenance(started, setup.device))
+
+
 class _Job:
     """A supernet's method, data, configuration and folder, all checked."""
 
     def __init__(self, setup: Setup, out):
-        self.setup = setup
+        self.setup, self.space = setup, setup.searched
         method = methods.stage1(_file(setup.method), **setup.hyper)
         published = method.paper if setup.protocol == "paper" else {}
         self.method: Stage1 = replace(method, **published | setup.hyper)
-        self.budget = Budget(channels=setup.channels, cells=setup.cells, epochs=setup.epochs,
-                             batch=setup.batch, lr=setup.lr, alpha_lr=setup.alpha_lr)
+        if self.method.informed and not self.space.enumerable:
+            raise ParameterError(f"method = {setup.method!r} is shown the true accuracies; there is no table of "
+                                 f"{setup.space}")
+        if setup.cells < 3 and not self.space.enumerable:
+            raise ParameterError(f"cells = {setup.cells}: {setup.space} needs 3, a normal cell and two reduction cells")
+        self.budget = Budget(**{f.name: getattr(setup, f.name) for f in fields(Budget) if f.name in vars(setup)})
         self.data = _prepare(setup, out)
         self.truth = benchmark.truth(setup.data).values if self.method.informed else None
-        self.config = configuration(setup.name, self.method, NB201, self.data, self.budget, setup.seed, setup.rules)
+        self.config = configuration(setup.name, self.method, self.space, self.data, self.budget, setup.seed, setup.rules)
         # What else decides the weights, so that a changed file or table never meets an old supernet.
         self.config["threads"] = setup.threads
         if self.truth is not None:
@@ -137,7 +186,7 @@ class _Job:
         self.progress = default_mode() == "live"        # bars are for people, not for executed notebooks
 
     def train(self) -> Trained:
-        return train(self.setup.name, self.method, NB201, self.data, self.budget, self.setup.seed,
+        return train(self.setup.name, self.method, self.space, self.data, self.budget, self.setup.seed,
                      self.truth, self.folder, self.progress, self.setup.rules)
 
     def rank(self, trained: Trained, x, y, views: int) -> xr.Dataset:
@@ -155,12 +204,12 @@ class _Job:
 
     def signed(self, run: xr.Dataset, started: float, **attrs) -> xr.Dataset:
         """The result with the names and the origin that every run carries."""
-        s, paper = self.setup, Budget()
-        scale = (f"Supernets of {_many(s.channels, 'channel')} and {_many(s.cells, 'cell')} per stage (published runs: "
-                 f"{paper.channels} and {paper.cells}).")
-        training = (f"Trained for {_many(s.epochs, 'epoch')} (published runs: {paper.epochs}, single-path baselines 250)."
-                    if self.method.trains else "Not trained.")
-        run = run.assign_coords(dataset=s.data, stage1=s.name, seed=s.seed)
+        s, paper, apart = self.setup, PUBLISHED[self.space.name], self.space.enumerable
+        scale = (f"Supernets of {_many(s.channels, 'channel')} and {_many(s.cells, 'cell')}{' per stage' if apart else ''} "
+                 f"(published runs: {paper.channels} and {paper.cells}).")
+        long = f"{paper.epochs}{', single-path baselines 250' if apart else ''}"
+        training = f"Trained for {_many(s.epochs, 'epoch')} (published runs: {long})." if self.method.trains else "Not trained."
+        run = run.assign_coords(dataset=s.dataset, stage1=s.name, seed=s.seed)
         flags = f" with {', '.join(f'{k}={v}' for k, v in s.flags.items())}" if s.flags else ""
         return run.assign_attrs(scale=scale, training=training, protocol=s.protocol + flags, config=self.config, **attrs,
                                 provenance=results.provenance(started, s.device))
@@ -187,31 +236,40 @@ def _prepare(setup: Setup, out) -> data.Data:
 
 
 def _law(trained: Trained) -> xr.Dataset:
-    """What Stage 1 hands over, with its history."""
+    """What Stage 1 hands over, with its history; ``genotype`` is what ``prune`` takes where Stage 2 must give texts."""
+    space = trained.space
     history = {k: np.asarray(v) for k, v in trained.history.items()}
     dims = {1: ("epoch",), 3: ("epoch", "edge", "op")}
     law = {k: (dims[v.ndim], v) for k, v in history.items()}
     if trained.probs is not None:
         law["probs"] = ("edge", "op"), trained.probs.numpy()
-    return xr.Dataset(
-        {"log_prob": ("arch", trained.log_prob), **law, "train_seconds": trained.seconds},
-        coords={"arch": NB201.strings, "edge": [f"{t}<-{s}" for t, s in NB201.edges],
-                "op": list(NB201.ops), "epoch": np.arange(len(history.get("train_loss", ())))})
+    places = {"edge": [f"{t}<-{s}" for t, s in space.edges], "op": list(space.ops),
+              "epoch": np.arange(len(history.get("train_loss", ())))}
+    if space.enumerable:
+        law, places = {"log_prob": ("arch", trained.log_prob), **law}, {"arch": space.strings, **places}
+    else:
+        columns = "op" if trained.alpha.shape[1] == len(space.ops) else "logit"
+        law |= {"log_prob": (("edge", "op"), trained.log_prob), "alpha": (("edge", columns), trained.alpha.numpy())}
+    run = xr.Dataset(law | {"train_seconds": trained.seconds}, coords=places)
+    if space.enumerable or not learned(trained):
+        return run
+    return run.assign_attrs(genotype=space.name_of(space.strongest(trained.probs)))
 
 
-def _chosen(choices: dict, drawn: np.ndarray, truth: np.ndarray) -> xr.Dataset:
-    """Choices and scores of all methods, joined with the true accuracies; None is NaN throughout."""
-    def each(value):
-        return "stage2", [np.nan if c is None else value(c) for c in choices.values()]
+def _chosen(choices: dict, drawn: np.ndarray, truth: np.ndarray | None) -> xr.Dataset:
+    """Choices and scores of all methods, joined with the true accuracies if known; None is NaN throughout, or no text."""
+    def each(value, missing=np.nan):
+        return "stage2", [missing if c is None else value(c) for c in choices.values()]
 
     blank = np.full(len(drawn), np.nan)
     scores = [blank if c is None or c.scores is None else c.scores for c in choices.values()]
-    return xr.Dataset(
-        {"choice": each(lambda c: c.arch), "ties": each(lambda c: c.ties),
-         "seconds": each(lambda c: c.seconds), "accuracy": each(lambda c: truth[c.arch]),
-         "candidate_score": (("stage2", "candidate"), np.stack(scores)),
-         "candidates": ("candidate", drawn), "candidate_accuracy": ("candidate", truth[drawn])},
-        coords={"stage2": list(choices)})
+    run = xr.Dataset(
+        {"choice": each(lambda c: c.arch, np.nan if drawn.dtype.kind == "i" else ""), "ties": each(lambda c: c.ties),
+         "seconds": each(lambda c: c.seconds), "candidate_score": (("stage2", "candidate"), np.stack(scores)),
+         "candidates": ("candidate", drawn)}, coords={"stage2": list(choices)})
+    if truth is None:
+        return run
+    return run.assign(accuracy=each(lambda c: truth[c.arch]), candidate_accuracy=("candidate", truth[drawn]))
 
 
 def _many(n: int, thing: str) -> str:

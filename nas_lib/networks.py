@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_lib.ops import FactorizedReduce, ReLUConvBN, draw_from, shuffle, stem, strided
+from nas_lib.ops import FactorizedReduce, ReLUConvBN, Separable, draw_from, shuffle, stem, strided
 from nas_lib.spaces.darts import EDGES, CellPairs
 from nas_lib.spaces.genotype import NODES, Genotype
 
@@ -147,6 +147,14 @@ class PairSupernet(Skeleton):
                  for reduces, start in ((False, 0), (True, EDGES))}
         return self.classifier(self.features(x, lambda cell: parts[cell.reduces])[0])
 
+    def widen(self, partial: int) -> None:
+        """Let the operations see one ``partial``-th of the channels, more than before, in place; see ``grow``."""
+        times = growth(self.partial, partial)
+        for edge in (e for cell in self.cells for e in cell._ops):
+            grow(edge, times)
+            edge.partial = partial
+        self.partial = partial
+
     def terms(self, w: Tensor) -> tuple[list, list]:
         """Per edge its terms (column, weight), as ``Edge`` wants them, and the weight of what passes by."""
         edges, ops = len(self.space.edges), len(self.space.ops)
@@ -167,6 +175,39 @@ class PairSupernet(Skeleton):
             if not any(terms[e] for e in node):
                 raise ValueError(f"node {self.space.edges[node[0]][0]} has no edge with a weight")
         return terms, passing
+
+
+def growth(before: int, after: int) -> int:
+    """How many times the channels become more that operations see. Raises ValueError if they do not."""
+    times, rest = divmod(before, after)
+    if rest:
+        raise ValueError(f"operations that see one {before}-th of the channels cannot grow to one {after}-th")
+    return times
+
+
+@torch.no_grad()
+def grow(net: nn.Module, times: int) -> None:
+    """Give all convolutions and plain batch norms in ``net`` so many times their channels, in place.
+
+    New channels are copies of the old ones, in order (Chen et al., DrNAS, ICLR 2021, section 3.3). Gradients of the
+    weights that grow are dropped.
+    """
+    deep = {op for m in net.modules() if isinstance(m, Separable) for op in m.op
+            if isinstance(op, nn.Conv2d) and op.kernel_size != (1, 1)}     # depthwise: one input channel each
+    for op in net.modules():
+        if isinstance(op, nn.Conv2d):
+            inner = 1 if op in deep else times
+            op.weight.grad = None
+            op.weight.data = op.weight.repeat(times, inner, 1, 1).contiguous(memory_format=torch.channels_last)
+            op.in_channels, op.out_channels = op.in_channels * times, op.out_channels * times
+            op.groups *= times // inner
+        elif isinstance(op, nn.BatchNorm2d):
+            op.running_mean, op.running_var = op.running_mean.repeat(times), op.running_var.repeat(times)
+            op.num_features *= times
+    for op in net.modules():
+        if isinstance(op, FactorizedReduce):                            # its two halves grow one by one
+            for name in ("running_mean", "running_var"):
+                setattr(op.bn, name, getattr(op.bn, name).view(times, 2, -1).transpose(0, 1).flatten())
 
 
 class FinalCell(Preprocessed):

@@ -67,6 +67,7 @@ class FactorizedReduce(nn.Module):
 
     def __init__(self, c_in, c_out, affine=True):
         super().__init__()
+        self.relu = nn.ReLU()
         self.conv_1 = nn.Conv2d(c_in, c_out // 2, 1, bias=False)
         self.conv_2 = nn.Conv2d(c_in, c_out // 2, 1, bias=False)
         self.bn = nn.BatchNorm2d(c_out, affine=affine)
@@ -74,7 +75,7 @@ class FactorizedReduce(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Every other place is taken here and not by a stride: on a CPU the gradient of a 1x1 convolution with a stride
         # and few channels writes outside its memory (torch 2.14, channels last).
-        x = F.pad(x.relu(), (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+        x = F.pad(self.relu(x), (0, x.shape[3] % 2, 0, x.shape[2] % 2))
         return self.bn(torch.cat([self.conv_1(x[:, :, ::2, ::2]), self.conv_2(x[:, :, 1::2, 1::2])], 1))
 
 

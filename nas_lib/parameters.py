@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from nas_lib.protocol import BY_NAME, Protocol
+from nas_lib.spaces import SPACES, SearchSpace
 
 
 class ParameterError(ValueError):
@@ -19,12 +20,15 @@ class Setup:
 
     method: str = "gdas"            # built-in name, or path of a .py file (from here or the repository root)
     seed: int = 0
+    space: str = "nb201"            # or one of the DARTS spaces, "s0" to "s4"
     data: str = "digits"
     channels: int = 4
-    cells: int = 1
+    cells: int = 1                  # per stage; in the DARTS spaces all of them
     epochs: int = 60
     batch: int = 64
     lr: float = 0.1
+    lr_min: float = 0.001           # to which lr falls
+    partial: int = 1                # operations see one channel in so many
     alpha_lr: float = 0.01
     hyper: dict = field(default_factory=dict)       # hyper-parameters of the method
     options: dict = field(default_factory=dict)     # options of the data set
@@ -42,7 +46,9 @@ class Setup:
                 else type(value).__name__ == wanted
             if not good:
                 raise ParameterError(f"{f.name} = {value!r}: it must be {wanted}")
-        for name in ("channels", "cells", "batch", "threads"):
+        if self.space not in SPACES:
+            raise ParameterError(f"space = {self.space!r}: there are {', '.join(SPACES)}")
+        for name in ("channels", "cells", "batch", "partial", "threads"):
             if getattr(self, name) < 1:
                 raise ParameterError(f"{name} = {getattr(self, name)}: it must be at least 1")
         self.rules  # noqa: B018  a wrong flag is refused here
@@ -52,10 +58,22 @@ class Setup:
         """The protocol, its flags set. Raises ParameterError."""
         if self.protocol not in BY_NAME:
             raise ParameterError(f"protocol = {self.protocol!r}: there are {', '.join(BY_NAME)}")
+        # The published code of the DARTS spaces leaves alpha out of the clipped norm (algorithms, N5).
+        own = {} if self.searched.enumerable else {"clip_alpha": False}
         try:
-            return replace(BY_NAME[self.protocol], **self.flags)
+            return replace(BY_NAME[self.protocol], **own | self.flags)
         except (TypeError, ValueError) as error:
             raise ParameterError(f"flags: {error}; there are {', '.join(f.name for f in fields(Protocol))}") from None
+
+    @property
+    def searched(self) -> SearchSpace:
+        """The space."""
+        return SPACES[self.space]
+
+    @property
+    def dataset(self) -> str:
+        """What results call the data: by the space, too, if that is not NAS-Bench-201, as in ``s1-cifar10``."""
+        return self.data if self.space == "nb201" else f"{self.space}-{self.data}"
 
     @property
     def name(self) -> str:

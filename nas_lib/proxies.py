@@ -39,6 +39,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_lib.networks import PairNetwork, PairSupernet
+from nas_lib.ops import draw_from
+from nas_lib.spaces import Genotype
 from nas_lib.supernet import Cell, Supernet
 
 FLOWS = ("synflow", "synflow_bn")
@@ -79,6 +82,10 @@ def size(net: Supernet, archs, shape: tuple[int, int, int]) -> tuple[np.ndarray,
 
     ``shape`` (C, H, W) of an image. Only live edges count; every batch norm has two parameters per channel.
     """
+    if not net.space.enumerable:
+        space, own = net.space, (net.stem[0].out_channels // 3, len(net.cells), net.classifier.out_features)
+        found = [network_size(space.genotype(a), shape, *own, space.pool_norm) for a in np.atleast_2d(archs)]
+        return tuple(np.array(found).T)
     cells = sum(isinstance(cell, Cell) for cell in net.cells) // 3
     with torch.device("meta"):                                              # shapes only, nothing is computed
         net = Supernet(net.space, net.stem[0].out_channels, cells, net.classifier.out_features, shape[0])
@@ -88,20 +95,36 @@ def size(net: Supernet, archs, shape: tuple[int, int, int]) -> tuple[np.ndarray,
         for e, candidates in enumerate(cell.edges.values() if isinstance(cell, Cell) else ()):
             place |= {m: (e, o) for o, op in enumerate(candidates) for m in op.modules()}
 
-    def count(module, inputs, output):
-        norm = isinstance(module, nn.BatchNorm2d)
-        own = 2 * module.num_features if norm else sum(p.numel() for p in module.parameters())
-        costs[place.get(module, (edges, 0))] += own, 0 if norm else module.weight[0].numel() * output[0].numel()
-
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
-            module.register_forward_hook(count)
-    with torch.no_grad():
-        net.eval()(torch.empty(1, *shape, device="meta"), torch.ones(edges, ops))
+    for module, own in _costs(net, shape, torch.ones(edges, ops)).items():
+        costs[place.get(module, (edges, 0))] += own
     archs = np.atleast_2d(archs)
     live = net.space.live(archs)[..., None]                                 # n, edge, 1
     total = costs[-1, 0] + (live * costs[np.arange(edges), archs]).sum(1)   # n, 2
     return total[:, 0], total[:, 1]
+
+
+def network_size(cells: Genotype, shape, channels: int, number: int, classes: int, pool_norm: bool) -> tuple[int, int]:
+    """``size`` of one ``PairNetwork`` of so many cells, without the auxiliary head."""
+    with torch.device("meta"):
+        net = PairNetwork(cells, channels, number, classes, shape[0], pool_norm=pool_norm)
+    return tuple(np.sum(list(_costs(net, shape).values()), 0).tolist())
+
+
+@torch.no_grad()
+def _costs(net: nn.Module, shape, *w) -> dict[nn.Module, np.ndarray]:
+    """Per layer of a network on the meta device: parameters and multiply-accumulates in a pass ``net(x, *w)``."""
+    found = {}
+
+    def count(module, inputs, output):
+        norm = isinstance(module, nn.BatchNorm2d)
+        own = 2 * module.num_features if norm else sum(p.numel() for p in module.parameters())
+        found[module] = np.array([own, 0 if norm else module.weight[0].numel() * output[0].numel()])
+
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+            module.register_forward_hook(count)
+    net.eval()(torch.empty(1, *shape, device="meta"), *w)
+    return found
 
 
 class Scorer:
@@ -152,7 +175,7 @@ class Scorer:
             self._copies[name] = _Copy(net, watched=False)
         copied = self._copies[name]
         ones = copied.weights[0].new_ones(1, *shape)
-        flow = torch.autograd.grad(copied.net(ones, arch).sum(), copied.weights, allow_unused=True)
+        flow = torch.autograd.grad(copied(ones, arch)[0].sum(), copied.weights, allow_unused=True)
         return _total((w * g).abs().sum() for w, g in zip(copied.weights, flow, strict=True) if g is not None)
 
 
@@ -162,10 +185,12 @@ class _Copy:
     def __init__(self, net: Supernet, watched: bool):
         self.net = net.requires_grad_(True)
         self.weights = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-        self.layers, self.rectified, self.normalised = [], [], []
+        self.layers, self.rectified, self.normalised, self.maps = [], [], [], None
         if not watched:
             return
         net.compiled = False
+        last = net.cells[-1] if isinstance(net, PairSupernet) else net.lastact
+        last.register_forward_hook(lambda m, inputs, out: setattr(self, "maps", out))
         for module in net.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.register_forward_hook(lambda m, _, out: self.layers.append((m.weight, out)))
@@ -175,9 +200,11 @@ class _Copy:
                 module.register_forward_hook(lambda m, inputs, _: self.normalised.append(inputs[0]))
 
     def __call__(self, x: Tensor, arch: Tensor):
-        """Logits; layers' weights and outputs, ReLUs' outputs and batch norms' inputs, in the order of the pass."""
-        self.layers, self.rectified, self.normalised = [], [], []
-        return self.net(x, arch), self.layers, self.rectified, self.normalised
+        """Logits; layers' weights and outputs, ReLUs' outputs and batch norms' inputs, in the order of the pass; the maps
+        before the global pool. Noise, where there is any, is the same in every pass."""
+        self.layers, self.rectified, self.normalised, self.maps = [], [], [], None
+        draw_from(self.net, torch.Generator(x.device).manual_seed(0))
+        return self.net(x, arch), self.layers, self.rectified, self.normalised, self.maps
 
 
 class _Pass:
@@ -187,7 +214,7 @@ class _Pass:
         self.copied, self.arch, self.labels, self.twice = copied, arch, labels, twice
         self.weights = copied.weights
         self.images = images.detach().clone().requires_grad_()
-        self.logits, self.layers, self.rectified, self.normalised = copied(self.images, arch)
+        self.logits, self.layers, self.rectified, self.normalised, self.maps = copied(self.images, arch)
 
     @cached_property
     def gradients(self) -> tuple[list, list]:
@@ -248,8 +275,8 @@ def _naswot(run: _Pass) -> float:
 @torch.no_grad()
 def _zen(run: _Pass) -> float:
     noise = torch.randn(run.images.shape, generator=torch.Generator().manual_seed(0))
-    _, _, rectified, _ = run.copied(run.images + 0.01 * noise.to(run.images), run.arch)
-    change = (rectified[-1] - run.rectified[-1]).double().flatten(1).norm(dim=1).mean()
+    *_, maps = run.copied(run.images + 0.01 * noise.to(run.images), run.arch)
+    change = (maps - run.maps).double().flatten(1).norm(dim=1).mean()
     if not change > 0:
         return float("nan")
     variances = [x.double().var((0, 2, 3), correction=0).mean() for x in run.normalised]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from nas_lib.checkpoint import Checkpoint
-from nas_lib.ops import Reduction, ReLUConvBN
+from nas_lib.ops import Reduction, ReLUConvBN, draw_from
 from nas_lib.protocol import BN_RULES
 from nas_lib.supernet import Cell, Supernet
 
@@ -230,7 +230,7 @@ def accuracy(net: Supernet, archs, images: Tensor, labels: Tensor, bn="batch", b
     archs = np.atleast_2d(archs)
     if bn == "recalibrate" and calibration is None:
         raise ValueError("bn='recalibrate' needs calibration images")
-    if net.partial > 1:
+    if net.partial > 1 or not net.space.enumerable:
         return _one_by_one(net, archs, images, labels, bn, batch, calibration)
     layers = Layers(bn, matrices)
     if bn == "recalibrate":
@@ -248,12 +248,12 @@ def accuracy(net: Supernet, archs, images: Tensor, labels: Tensor, bn="batch", b
 
 
 def _one_by_one(net: Supernet, archs, images, labels, bn, batch, calibration):
-    """``accuracy`` by the supernet's own forward: where channels pass by an edge, the engine's sharing does not hold."""
+    """``accuracy`` of any ``net(x, arch)`` by its own forward; noise, if there is any, is the same for all ``archs``."""
     net = copy.deepcopy(net)
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     right, loss = np.zeros(len(archs)), np.zeros(len(archs))
-    for k, arch in enumerate(archs):
-        arch = torch.as_tensor(arch, dtype=torch.int64)
+    for k, arch in enumerate(torch.as_tensor(archs, dtype=torch.int64)):
+        draw_from(net, torch.Generator(images.device).manual_seed(0))
         if bn == "recalibrate":
             for m in norms:
                 m.reset_running_stats()

@@ -20,7 +20,7 @@ from nas_lib.training import Trained
 class Choice:
     """One selected architecture."""
 
-    arch: int                           # benchmark index
+    arch: int | str                     # its name in the space: benchmark index, or text
     ties: int = 1                       # different candidates that share the best score
     scores: np.ndarray | None = None    # [candidate], in the order of the draw; NaN: no score
     seconds: float = 0.0
@@ -54,12 +54,12 @@ def best_of(score: Callable, **options) -> Selector:
             scored, inverse = candidates, slice(None)
         else:
             scored, inverse = np.unique(candidates, return_inverse=True)
-        values = score(trained, trained.space.archs[scored], data, seed, **truth, **options)
+        values = score(trained, trained.space.named(scored), data, seed, **truth, **options)
         values = np.asarray(values, dtype=np.float64)
-        _check(values, trained.space.classes("weights")[scored], score.__module__, protocol.valid_bn == "running")
+        _check(values, trained.space.networks(scored), score.__module__, protocol.valid_bn == "running")
         scores = values[inverse]
         best = int(np.nanargmax(scores))
-        return Choice(int(candidates[best]), len(np.unique(candidates[scores == scores[best]])), scores,
+        return Choice(candidates[best].item(), len(np.unique(candidates[scores == scores[best]])), scores,
                       time.perf_counter() - start)
 
     return select

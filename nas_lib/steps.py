@@ -15,10 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nas_lib.networks import PairSupernet
+from nas_lib.ops import draw_from
 from nas_lib.protocol import CORRECTED
+from nas_lib.spaces import CellPairs, Space
 from nas_lib.supernet import Supernet
 from nas_lib.unrolled import unrolled_gradient
 
+SUPERNETS = {Space: Supernet, CellPairs: PairSupernet}
 WATCHED = 1024      # validation images whose accuracy is recorded after every epoch
 
 
@@ -42,13 +46,15 @@ class Run:
         self.pixels = torch.Generator(data.device).manual_seed(seed)      # augmentation
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            net = Supernet(space, budget.channels, budget.cells, data.classes, data.shape[0],
-                           partial=method.partial_at(0.0))
+            own = {"auxiliary": method.auxiliary} if space.strided else {}
+            net = SUPERNETS[type(space)](space, budget.channels, budget.cells, data.classes, data.shape[0],
+                                         partial=self._partial(0.0), **own)
         self.net = net.to(data.device)
+        draw_from(self.net, self.pixels)
         self.weights = list(self.net.parameters())
         self.alpha = method.init(space, self.choices, truth)              # after the layers: N2
         self.learns = method.learns and self.alpha is not None
-        outside = [net.stem, net.lastact, net.classifier] if protocol.untrained_cells else [net]
+        outside = [m for name, m in net.named_children() if name != "cells"] if protocol.untrained_cells else [net]
         self.sgd = SGD([p for m in outside for p in m.parameters()], budget.lr, budget.momentum,
                        weight_decay=budget.weight_decay, foreach=True)
         self.clipped = [*self.weights]
@@ -62,7 +68,7 @@ class Run:
 
     def train_epoch(self, epochs: int) -> float:
         """One pass over the training half; returns its mean loss."""
-        clock = _Clock(self.data.device)
+        clock = Clock(self.data.device)
         at, (x, y), (xv, yv) = self.epoch / epochs, self.train_half, self.valid_half
         self._start_epoch(at)
         total = torch.zeros(2, device=self.data.device)                   # loss, correct answers
@@ -86,13 +92,16 @@ class Run:
             group["lr"] = self.budget.lr_min + (self.budget.lr - self.budget.lr_min) * (1 + math.cos(math.pi * at)) / 2
         if self.learns:
             self.alpha.copy_(self.method.start_epoch(self.alpha, at))
-        if (k := self.method.partial_at(at)) != self.net.partial:
+        if (k := self._partial(at)) != self.net.partial:
             moved = self._moved()
             self.net.widen(k)
             self._zero_gradients(moved)
             for w, state in self.sgd.state.items():                       # momentum grows as its weight does
                 if (old := state.get("momentum_buffer")) is not None:
                     state["momentum_buffer"] = old.repeat([n // o for n, o in zip(w.shape, old.shape, strict=True)])
+
+    def _partial(self, at: float) -> int:
+        return self.budget.partial * self.method.partial_at(at)
 
     def _moved(self) -> list[bool]:
         return [w.grad is not None for w in self.weights]
@@ -163,11 +172,13 @@ class Run:
         """
         x, y = self.data.fixed("valid half", first=WATCHED)
         generator, buffers = torch.Generator().manual_seed(self.epoch), list(self.net.buffers())
+        draw_from(self.net, torch.Generator(self.data.device).manual_seed(self.epoch))
         before = [b.clone() for b in buffers]
         right = sum(self._loss(xb, yb, self._mix(at, generator))[1]
                     for xb, yb in zip(x.split(self.budget.batch), y.split(self.budget.batch), strict=True))
         for b, old in zip(buffers, before, strict=True):
             b.copy_(old)
+        draw_from(self.net, self.pixels)
         return 100 * right.item() / len(y)
 
     def _record(self, **values):
@@ -215,7 +226,7 @@ class Run:
             self.adam.load_state_dict(state["adam"])
 
 
-class _Clock:
+class Clock:
     """Seconds since the start, with the device's queue drained at both ends."""
 
     def __init__(self, device: torch.device):

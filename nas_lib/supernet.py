@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_lib.networks import PairSupernet, published_names
+from nas_lib.networks import PairSupernet, grow, growth, published_names
 from nas_lib.ops import Reduction, ReLUConvBN, candidate, follow, shuffle, stem
 from nas_lib.spaces import NB201, SPACES, Space
 
@@ -88,6 +88,7 @@ class Supernet(nn.Module):
             raise ValueError(f"operations cannot see one {partial}-th of {channels} channels: take a multiple")
         self.space = space
         self.partial = partial
+        self.auxiliary = False          # an auxiliary skip is one of the operations here
         self.fuse = True                # mix operations together where that is the same: see Cell
         self.compiled = True            # and where ``compiled.applies``, the whole at once; no second derivative
         self.stem = stem(in_channels, channels)
@@ -147,26 +148,12 @@ class Supernet(nn.Module):
 
         return compiled if compiled.applies(self, x, w) else None
 
-    @torch.no_grad()
     def widen(self, partial: int) -> None:
-        """Let the operations see one ``partial``-th of the channels, more than before, in place.
-
-        New channels are copies of the old ones, in order (Chen et al., DrNAS, ICLR 2021, section 3.3).
-        Gradients of the weights that grow are dropped.
-        """
-        times, rest = divmod(self.partial, partial)
-        if rest:
-            raise ValueError(f"operations that see one {self.partial}-th of the channels cannot grow to one "
-                             f"{partial}-th")
+        """Let the operations see one ``partial``-th of the channels, more than before, in place; see ``grow``."""
+        times = growth(self.partial, partial)
         for cell in self.cells:
-            for op in cell.modules() if isinstance(cell, Cell) else ():
-                if isinstance(op, nn.Conv2d):
-                    grown = op.weight.repeat(times, times, 1, 1).contiguous(memory_format=torch.channels_last)
-                    op.weight.grad, op.weight.data = None, grown
-                    op.in_channels, op.out_channels = op.in_channels * times, op.out_channels * times
-                elif isinstance(op, nn.BatchNorm2d):
-                    op.running_mean, op.running_var = op.running_mean.repeat(times), op.running_var.repeat(times)
-                    op.num_features *= times
+            if isinstance(cell, Cell):
+                grow(cell, times)
         self.partial = partial
 
 

@@ -20,9 +20,10 @@ from tqdm.auto import tqdm
 
 from nas_lib.checkpoint import Checkpoint
 from nas_lib.data import Data
+from nas_lib.networks import PairSupernet
 from nas_lib.protocol import CORRECTED, Protocol
 from nas_lib.results import config_hash
-from nas_lib.spaces import Space
+from nas_lib.spaces import CellPairs, SearchSpace
 from nas_lib.steps import Run
 from nas_lib.supernet import Supernet
 
@@ -40,6 +41,7 @@ class Stage1:
     informed = False    # init is shown the benchmark's accuracies: an oracle baseline
     decays = True       # Adam's weight decay pulls alpha towards 0
     unrolled = False    # alpha's gradient looks one step of the weights ahead
+    auxiliary = False   # a skip beside every mixture, weighed by ``beside``
     options: ClassVar[dict] = {}    # the values that a hyper-parameter which is a word can have
     paper: ClassVar[dict] = {}      # hyper-parameters of "Picking up the pieces" that are no defaults here
 
@@ -48,22 +50,22 @@ class Stage1:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} = {getattr(self, name)!r}: it can be {', '.join(known)}")
 
-    def init(self, space: Space, generator: torch.Generator, truth: np.ndarray | None) -> Tensor | None:
+    def init(self, space: SearchSpace, generator: torch.Generator, truth: np.ndarray | None) -> Tensor | None:
         """Starting alpha: ``1e-3 N(0, 1)`` logits (algorithms, rule N2). None: nothing to know."""
         return 1e-3 * torch.randn(len(space.edges), len(space.ops), generator=generator)
 
-    def mix(self, space: Space, alpha, progress: float, generator: torch.Generator) -> Tensor:
+    def mix(self, space: SearchSpace, alpha, progress: float, generator: torch.Generator) -> Tensor:
         """What the supernet uses in a pass: weights ``[edge, op]`` or operations ``[edge]``; see ``Supernet``."""
         raise NotImplementedError
 
-    def mix_weights(self, space: Space, alpha, progress: float, generator: torch.Generator) -> Tensor:
+    def mix_weights(self, space: SearchSpace, alpha, progress: float, generator: torch.Generator) -> Tensor:
         """What the weight step uses, if not what ``mix`` gives.
 
         Operations ``[pass, edge]`` are one pass each over the same images, whose gradients add up.
         """
         return self.mix(space, alpha, progress, generator)
 
-    def architecture_loss(self, space: Space, alpha: Tensor, progress: float, generator: torch.Generator,
+    def architecture_loss(self, space: SearchSpace, alpha: Tensor, progress: float, generator: torch.Generator,
                           loss: Callable[[Tensor], Tensor]) -> Tensor | None:
         """What alpha descends: ``loss(w)`` is the cross-entropy of a validation batch. None: alpha rests."""
         return loss(self.mix(space, alpha, progress, generator)) + self.penalty(alpha)
@@ -80,13 +82,49 @@ class Stage1:
         """k: operations see one k-th of the channels. It may fall during the training, to a divisor."""
         return 1
 
-    def probs(self, space: Space, alpha) -> Tensor | None:
+    def probs(self, space: SearchSpace, alpha) -> Tensor | None:
         """Probabilities ``[edge, op]`` of the law handed over; None if it does not factorise."""
         return alpha.softmax(-1)
 
-    def log_prob(self, space: Space, alpha) -> np.ndarray:
-        """log probability of every architecture under the law handed over, ``[arch]``."""
-        return space.log_prob(self.probs(space, alpha).double().numpy())
+    def joint(self, space: CellPairs, alpha) -> np.ndarray:
+        """Where nodes choose among their edges: weights ``[edge, op]`` of an edge with its operation."""
+        return space.joint(alpha)
+
+    def log_prob(self, space: SearchSpace, alpha) -> np.ndarray:
+        """log probability of every architecture under the law handed over, ``[arch]``.
+
+        In a space too large for that, ``[edge, op]``: of ``joint``, from which ``space.draw`` draws.
+        """
+        if space.enumerable:
+            return space.log_prob(self.probs(space, alpha).double().numpy())
+        with np.errstate(divide="ignore"):
+            return np.log(space.normalised(self.joint(space, alpha)))
+
+
+def beside(space: SearchSpace, w: Tensor, beta: float) -> Tensor:
+    """Mixing weights ``w [edge, op]``, and ``beta`` for the auxiliary skip of every edge.
+
+    Where no edge changes the side of its maps, that skip is the operation skip_connect. Elsewhere it has weights of
+    its own, and a last column.
+    """
+    if space.strided:
+        return torch.cat([w, w.new_full((len(w), 1), beta)], -1)
+    auxiliary = torch.zeros(len(space.ops))
+    auxiliary[space.ops.index("skip_connect")] = beta
+    return w + auxiliary
+
+
+def take(space: SearchSpace, archs: Tensor, generator: torch.Generator) -> Tensor:
+    """``archs [..., edge]`` on random edges as an architecture of the space has them, -1 on the others."""
+    taken = space.taken(lambda k: int(torch.randint(k, (), generator=generator)))
+    return archs.where(torch.from_numpy(taken), -1)
+
+
+def uniform(space: SearchSpace, generator: torch.Generator) -> Tensor:
+    """An architecture ``[edge]``, each equally likely."""
+    edges, choices = space.stay.shape
+    drawn = torch.randint(choices, (edges,), generator=generator)
+    return take(space, torch.from_numpy(space.stay).gather(1, drawn[:, None])[:, 0], generator)
 
 
 @dataclass(frozen=True)
@@ -94,7 +132,7 @@ class Budget:
     """How large the supernet is and how long it trains. Defaults: the paper's (algorithms, 9)."""
 
     channels: int = 16              # C of the first stage
-    cells: int = 5                  # N per stage
+    cells: int = 5                  # N per stage; in the DARTS spaces the cells L of the whole
     epochs: int = 100
     batch: int = 64
     lr: float = 0.025               # SGD on the weights, cosine to lr_min, stepped once per epoch
@@ -104,17 +142,18 @@ class Budget:
     clip: float = 5.0               # global L2 norm of the weights' gradient
     alpha_lr: float = 3e-4          # Adam on alpha
     alpha_weight_decay: float = 1e-3
+    partial: int = 1                # k: operations see one k-th of the channels, of which a method may take a part
 
 
 @dataclass
 class Trained:
     """What Stage 1 hands over."""
 
-    space: Space
-    supernet: Supernet
+    space: SearchSpace
+    supernet: Supernet | PairSupernet
     alpha: Tensor | None            # [edge, op] for most methods
     probs: Tensor | None            # [edge, op]; None if the law does not factorise
-    log_prob: np.ndarray            # [arch], the law over all architectures
+    log_prob: np.ndarray            # [arch], the law over all architectures, or [edge, op]: see ``Stage1.log_prob``
     history: dict = field(default_factory=dict)   # per epoch: loss, accuracies, probs
     config: dict = field(default_factory=dict)
     seed: int = 0
@@ -126,12 +165,15 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message names where, and the remedy."""
 
 
-def configuration(name: str, method: Stage1, space: Space, data: Data, budget: Budget, seed: int,
+def configuration(name: str, method: Stage1, space: SearchSpace, data: Data, budget: Budget, seed: int,
                   protocol: Protocol = CORRECTED) -> dict:
     """Everything that determines a Stage-1 run, as plain values; of the protocol what concerns training."""
     flags = ("clip_alpha", "drop_gradients", "untrained_cells")
+    size = asdict(budget)
+    if budget.partial == 1:             # as before there was a choice, so that runs keep their names
+        size.pop("partial")
     return {"space": space.name, "data": data.config, "stage1": name, "method": asdict(method),
-            "budget": asdict(budget), "seed": seed, "protocol": {f: getattr(protocol, f) for f in flags}}
+            "budget": size, "seed": seed, "protocol": {f: getattr(protocol, f) for f in flags}}
 
 
 def run_folder(base: Path, config: dict) -> Path:
@@ -140,7 +182,7 @@ def run_folder(base: Path, config: dict) -> Path:
     return Path(base) / ("-".join(parts) + "-" + config_hash(config))
 
 
-def train(name: str, method: Stage1, space: Space, data: Data, budget: Budget, seed: int,
+def train(name: str, method: Stage1, space: SearchSpace, data: Data, budget: Budget, seed: int,
           truth: np.ndarray | None = None, folder: Path | None = None, progress=True,
           protocol: Protocol = CORRECTED) -> Trained:
     """Train a supernet by ``method`` on the device that holds ``data``.

@@ -247,3 +247,50 @@ def test_an_array_that_is_no_architecture(edit, message):
     for use in (S3.string, lambda a: S3.log_prob(np.ones((28, 3)), a)):
         with pytest.raises(ValueError, match=message):
             use(edit(arch))
+
+
+# --- what the stages ask of any space --------------------------------------------------------------
+
+def torch_like(seed):
+    rng = np.random.default_rng(seed)
+    return lambda k: int(rng.integers(k))
+
+
+def test_each_pair_of_edges_is_taken_equally_often():
+    draw, n = torch_like(0), 4000
+    taken = np.array([S2.taken(draw) for _ in range(n)])
+    for edges in S2.incoming:
+        pairs = list(itertools.combinations(edges, 2))
+        counts = np.array([taken[:, pair].all(1).sum() for pair in map(list, pairs)])
+        assert counts.sum() == n and (taken[:, edges].sum(1) == 2).all()
+        p = 1 / len(pairs)
+        assert (np.abs(counts - n * p) <= 5 * (n * p * (1 - p))**0.5).all()
+
+
+def test_a_mutation_is_any_single_exchange():
+    arch = S2.sample(np.ones((28, 2)), 1, np.random.default_rng(1))[0]
+    rng, kept = np.random.default_rng(2), arch.copy()
+    found = {S2.string(S2.mutated(arch, rng)) for _ in range(3000)}
+    expected = set()
+    for edges in S2.incoming:
+        for old, new, op in itertools.product(edges, edges, range(2)):
+            other = arch.copy()
+            other[old] = -1
+            if arch[old] >= 0 and other[new] < 0 and (old, op) != (new, arch[old]):
+                other[new] = op
+                expected.add(S2.string(other))
+    assert found == expected and len(found) == 2 * 2 * (1 + 3 + 5 + 7)
+    np.testing.assert_array_equal(arch, kept)
+
+
+@ids
+def test_architectures_go_by_their_text(space):
+    law = space.joint(logits(space))
+    with np.errstate(divide="ignore"):
+        names = space.draw(np.log(law), 40, 7)
+    archs = space.sample(law, 40, np.random.default_rng(7))
+    np.testing.assert_array_equal(space.named(names), archs)
+    assert [space.name_of(a) for a in archs] == names.tolist() and space.networks(names).tolist() == names.tolist()
+    assert all(space.table[e][o] != "none" for e, row in enumerate(space.stay) for o in row)
+    assert not space.enumerable and sum(space.cells, ()) == tuple(range(28))
+    assert space.crowded(space.cells[1]) == [(16, 17, 18), (19, 20, 21, 22), (23, 24, 25, 26, 27)]

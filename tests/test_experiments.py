@@ -8,6 +8,7 @@ from nas_lib import checkpoint, experiments, results
 from nas_lib.benchmark import BenchmarkError
 from nas_lib.experiments import ParameterError, Setup, check_parameters, shard, stage1, stage2
 from nas_lib.methods import UnknownMethod
+from nas_lib.spaces.published_cells import CELLS
 
 TINY = {"channels": 1, "cells": 1, "epochs": 1, "batch": 512}
 
@@ -35,6 +36,10 @@ def never(monkeypatch):
     ({"protocol": "published"}, ParameterError, "there are corrected, paper"),
     ({"flags": {"bn": "batch"}}, ParameterError, "there are clip_alpha.* rank_bn"),
     ({"flags": {"rank_bn": "none"}}, ParameterError, "one of running, batch, recalibrate"),
+    ({"space": "s5"}, ParameterError, "there are nb201, s0, s1"),
+    ({"space": "s1"}, ParameterError, "s1 needs 3, a normal cell and two reduction cells"),
+    ({"space": "s1", "cells": 3, "method": "rsps+"}, ParameterError, "there is no table of s1"),
+    ({"partial": 0}, ParameterError, "partial = 0: it must be at least 1"),
 ])
 def test_wrong_setup(never, tmp_path, wrong, error, says):
     with pytest.raises(error, match=says):
@@ -73,6 +78,22 @@ def test_result_that_cannot_be_written(never, tmp_path):
         stage1(Setup(cache=str(tmp_path)), tmp_path / "file/x.nc")
     with pytest.raises(results.ResultError, match="choose another"):
         stage1(Setup(cache=str(tmp_path / "file")), tmp_path / "x.nc")
+
+
+def test_a_space_too_large_to_score(never, tmp_path):
+    with pytest.raises(ParameterError, match=r"s0 has 1e\+18 architectures, too many to score them all; set images to 0"):
+        stage1(Setup(space="s0", cells=3, cache=str(tmp_path)), tmp_path / "x.nc", images=200)
+
+
+@pytest.mark.parametrize("wrong, says", [
+    ({"setup": Setup()}, "its architectures are in the benchmark"), ({"cell": "darts 1"}, "published cells of s1: darts, "),
+    ({"seeds": []}, "name at least one"), ({"seeds": [1, 1]}, "each once"), ({"recipe": {"steps": 1}}, "it has channels, "),
+    ({"recipe": {"cells": 1}}, "cells = 1 is out of range"), ({"recipe": {"cutout": 8}}, "options of digits: .*cutout")])
+def test_wrong_final_training(monkeypatch, tmp_path, wrong, says):
+    monkeypatch.setattr(experiments, "train_final", lambda *_: pytest.fail("training began"))
+    good = {"setup": Setup(space="s1", cache=str(tmp_path)), "cell": "darts", "recipe": {"cutout": 0}}
+    with pytest.raises(ParameterError, match=says):
+        experiments.final(out=tmp_path / "x.nc", **good | wrong)
 
 
 def test_damaged_truth(never, tmp_path, monkeypatch):
@@ -154,6 +175,47 @@ def test_the_protocol_decides_and_is_recorded(tmp_path, monkeypatch):
     assert [m.beta for m, _ in seen] == ["linear", "constant", "late", "linear"]
     assert [p.rank_bn for _, p in seen] == ["batch", "running", "running", "batch"]
     assert [p.clip_alpha for _, p in seen] == [False, True, True, True]
+
+
+def test_on_the_spaces_of_darts_alpha_is_never_in_the_clipped_norm():
+    assert Setup(protocol="paper").rules.clip_alpha and not Setup(protocol="paper", space="s1").rules.clip_alpha
+    assert Setup(protocol="paper", space="s1", flags={"clip_alpha": True}).rules.clip_alpha
+    assert Setup(protocol="paper", space="s1").rules.valid_bn == "running"
+
+
+def test_both_stages_on_pairs_of_cells(tmp_path):
+    setup = Setup(space="s2", method="darts", cache=str(tmp_path / "cache"), channels=2, cells=3, epochs=1, batch=512)
+    one = stage1(setup, tmp_path / "1.nc")
+    two = stage2(setup, tmp_path / "2.nc", select=["prune", "synflow", "oracle"], candidates=3)
+    assert [f.name.startswith("s2-digits-darts-s0-") for f in (tmp_path / "cache").iterdir()] == [True]
+    paths = [results.write(run, tmp_path / f"{n}.nc") for n, run in enumerate((one, two), 1)]
+    one, two = (results.load([p]).squeeze(["dataset", "stage1", "seed"]) for p in paths)
+    assert one.dataset == two.dataset == "s2-digits" and "score" not in one and "arch" not in one.coords
+    assert one.alpha.sizes == one.probs.sizes == {"edge": 28, "op": 2} and one.sizes["epoch"] == 1
+    assert "published runs: 16 and 8" in one.attrs["scale"] and "per stage" not in one.attrs["scale"]
+    prune, synflow, oracle = two.choice.values
+    assert prune == one.attrs["genotype"] and synflow in two.candidates and oracle == ""
+    assert "accuracy" not in two and two.candidate_score.sel(stage2="synflow").notnull().all()
+
+
+def test_a_final_training_goes_on_and_says_what_it_is(tmp_path, monkeypatch):
+    import tiny
+
+    recipe = {"channels": 2, "cells": 3, "epochs": 2, "batch": 512, "auxiliary": 0, "cutout": 0}
+
+    def run(place):
+        setup = Setup(space="s1", cache=str(tmp_path / place))
+        return experiments.final(setup, tmp_path / "x.nc", "dartsm_pt", [3, 5], recipe)
+
+    whole = run("whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        tiny.stop_after(patch, 3)       # one seed, and half of the other
+        run("stopped")
+    assert run("stopped").drop_vars("seconds").equals(whole.drop_vars("seconds"))
+    assert whole.error.sizes == {"train_seed": 2, "epoch": 2} and whole.params.ndim == 0
+    kept = results.read(results.write(whole, tmp_path / "x.nc"))
+    assert kept.attrs["genotype"] == CELLS["s1"]["dartsm_pt"] and kept.train_seed.values.tolist() == [3, 5]
+    assert '"cells": 3' in kept.attrs["config"] and kept.dataset == "s1-digits"
 
 
 def test_results_carry_their_protocol(tmp_path):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tiny  # noqa: F401  (one thread)
-from nas_lib.networks import AuxiliaryHead, PairNetwork, PairSupernet, drop_path
+from nas_lib.networks import AuxiliaryHead, PairNetwork, PairSupernet, drop_path, grow
 from nas_lib.ops import FactorizedReduce, Noise, draw_from, strided
 from nas_lib.spaces import S0, S1, S2, S3, S4, SPACES
 from nas_lib.spaces.genotype import parse
@@ -226,6 +226,46 @@ def test_sides_that_do_not_halve(k):
     even = F.pad(x, (0, 1, 0, 1))
     reduce = FactorizedReduce(4, 6).eval()
     assert torch.equal(reduce(x), reduce(even)) and reduce(x).shape == (2, 6, 4, 3)
+
+
+# --- growing ----------------------------------------------------------------------------------------
+
+KINDS = ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_5x5", "dil_conv_3x3")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_grown_operation_does_with_copies_of_the_channels_what_it_did(kind, stride):
+    """Weights are not scaled, batch norm does that: so its epsilon is 0 here. Statistics grow along."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(strided(kind, 4, stride, affine=False)).double()
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.eps = 1e-30
+    x, order = torch.randn(3, 4, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), list(range(8))
+    if kind == "skip_connect" and stride == 2:
+        order = [0, 1, 4, 5, 2, 3, 6, 7]                # the first half is of the first convolution, which doubles
+    small = net(x)
+    before = [m.running_var for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    grow(net, 2)
+    torch.testing.assert_close(net(x.repeat(1, 2, 1, 1)), small.repeat(1, 2, 1, 1)[:, order])
+    for m, old in zip([m for m in net.modules() if isinstance(m, nn.BatchNorm2d)], before, strict=True):
+        assert m.running_var.shape == (8,) == (m.num_features,) and old.shape == (4,)
+    if kind == "skip_connect" and stride == 2:
+        net[0].bn.running_mean.copy_(torch.arange(8.0))
+        grow(net, 2)
+        assert net[0].bn.running_mean.tolist() == 2 * [0, 1, 2, 3] + 2 * [4, 5, 6, 7]
+
+
+def test_a_supernet_whose_operations_grow_is_as_one_made_so():
+    net, made = supernet(S1, partial=4, auxiliary=True), supernet(S1, partial=2, auxiliary=True)
+    net.widen(2)
+    assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in made.state_dict().items()}
+    made.load_state_dict(net.state_dict())
+    torch.testing.assert_close(net(images(), mixture(S1, 2)), made(images(), mixture(S1, 2)))
+    with pytest.raises(ValueError, match="one 2-th of the channels cannot grow to one 4-th"):
+        net.widen(4)
 
 
 # --- noise and generators ----------------------------------------------------------------------------

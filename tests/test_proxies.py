@@ -9,10 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
 from nas_lib import benchmark, proxies
-from nas_lib.spaces import NB201, Space
+from nas_lib.networks import PairNetwork, PairSupernet, SearchCell
+from nas_lib.spaces import NB201, S0, S1, Space
+from nas_lib.spaces.published_cells import CELLS
 from nas_lib.supernet import Supernet
 
 ARCHS = NB201.archs[[5744, 123, 9, 1835, 1651, 77]]
@@ -145,7 +148,7 @@ def looked_at(net, x, arch):
     """Logits, and in the order of the pass (module, input, output) of every layer, ReLU and batch norm."""
     net, seen = copy.deepcopy(net), []
     for m in net.modules():
-        if isinstance(m, nn.Conv2d | nn.Linear | nn.ReLU | nn.BatchNorm2d):
+        if isinstance(m, nn.Conv2d | nn.Linear | nn.ReLU | nn.BatchNorm2d | SearchCell):
             m.register_forward_hook(lambda m, i, o: seen.append((m, i[0].detach(), o.detach())))
     return net(x, tiny.chosen(arch)), seen
 
@@ -197,22 +200,35 @@ def literal_naswot(net, x, arch):
     return np.log(np.linalg.det(np.array(kernel, dtype=float)))
 
 
+def maps(seen):
+    """What the global pool sees: of a cell, or of the last ReLU before the classifier."""
+    cells = [o for m, _, o in seen if isinstance(m, SearchCell)]
+    return cells[-1] if cells else next(o for m, _, o in seen[-2:] if isinstance(m, nn.ReLU))
+
+
 def literal_zen(net, x, arch):
     net = copy.deepcopy(net).train()
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
     (_, here), (_, there) = (looked_at(net, at, arch) for at in (x, x + 0.01 * noise))
-    distance = sum(((here[-2][2][i] - there[-2][2][i])**2).sum().sqrt() for i in range(len(x))) / len(x)
+    before, after = maps(here), maps(there)
+    distance = sum(((before[i] - after[i])**2).sum().sqrt() for i in range(len(x))) / len(x)
     spread = [i.transpose(0, 1).flatten(1).var(1, correction=0).mean() for m, i, _ in here
               if isinstance(m, nn.BatchNorm2d)]
-    assert isinstance(here[-2][0], nn.ReLU)     # the last before the classifier
     return (distance.log() + sum(v.sqrt().log() for v in spread if v > 0)).item()
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_every_measure_is_its_definition(training):
-    """In float64, on architectures with dead edges (9), pools (123) and convolutions (5744)."""
-    net, (x, y) = tiny.supernet(NB201, channels=3).train(training), tiny.images(5)
-    archs = ARCHS[:3 if training else 1]
+def pair_of_cells():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return PairSupernet(S1, 2, 3, 3, 1).double()
+
+
+@pytest.mark.parametrize("net, archs, training", [
+    (tiny.supernet(NB201, channels=3), ARCHS[:3], True), (tiny.supernet(NB201, channels=3), ARCHS[:1], False),
+    (pair_of_cells(), S1.named([CELLS["s1"]["dartsm_pt"]]), True)], ids=["train", "eval", "s1"])
+def test_every_measure_is_its_definition(net, archs, training):
+    """In float64, on architectures with dead edges (9), pools (123) and convolutions (5744), and on a pair of cells."""
+    net, (x, y) = net.train(training), tiny.images(5)
     found = proxies.scores(net, archs, x, y, proxies.NAMES)
     for i, arch in enumerate(archs):
         known = [(w, g) for w, g in gradients(net, x, y, arch) if g is not None]
@@ -293,6 +309,18 @@ def test_the_size_is_that_of_the_stand_alone_network(channels, cells, shape):
     for found, expected in zip(proxies.size(net, NB201.archs, shape),
                                benchmark.counts(NB201, NB201.archs, channels, cells, 7, shape), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("space, name", [(S0, "darts 10 synflow"), (S1, "dartsm_pt")], ids=["s0", "s1"])
+def test_the_size_of_a_pair_of_cells_is_that_of_its_network(space, name):
+    """Parameters counted one by one; multiply-accumulates by torch's own counter, which counts both operations."""
+    cells = space.genotype(space.parse(CELLS[space.name][name]))
+    net = PairNetwork(cells, 4, 4, 7, 2, pool_norm=space is S0)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net.eval()(torch.ones(1, 2, 8, 8))
+    found = proxies.size(PairSupernet(space, 4, 4, 7, 2, partial=2), space.named([str(cells)] * 2), (2, 8, 8))
+    assert [n.tolist() for n in found] == [[sum(p.numel() for p in net.parameters())] * 2,
+                                           [counter.get_total_flops() // 2] * 2]
 
 
 def test_scores_of_the_published_code():

@@ -161,3 +161,16 @@ def test_a_tiny_space_by_hand():
 def test_a_space_without_none_is_always_live():
     space = Space("full", nodes=3, ops=("skip_connect", "conv"))
     assert space.live(space.archs).all() and space.connected(space.archs).all()
+
+
+def test_what_the_stages_ask_of_any_space():
+    assert NB201.cells == ((0, 1, 2, 3, 4, 5),) and NB201.crowded(NB201.cells[0]) == [] and NB201.size == 15_625
+    assert NB201.taken(None).all() and (NB201.stay == np.arange(5)).all()
+    arch, rng = NB201.archs[77], np.random.default_rng(0)
+    mutants = np.array([NB201.mutated(arch, rng) for _ in range(600)])
+    assert ((mutants != arch).sum(1) == 1).all() and len(np.unique(mutants, axis=0)) == 6 * 4
+    assert NB201.name_of(arch) == 77 and (NB201.named([77]) == arch).all()
+    twins = NB201.networks(np.arange(len(NB201)))
+    assert (twins == NB201.classes("weights")).all()
+    weights = np.array([[0.2, 0.4, 0.4], [0.5, 0.1, 0.4]])
+    assert NB201.strongest(weights).tolist() == [1, 0]

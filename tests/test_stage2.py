@@ -14,7 +14,7 @@ from nas_lib import methods, training
 from nas_lib.checkpoint import load
 from nas_lib.methods import UnknownMethod
 from nas_lib.protocol import CORRECTED
-from nas_lib.spaces import NB201, Space
+from nas_lib.spaces import NB201, S1, S2, Space
 from nas_lib.stage2 import evolution, perturb, vote
 
 DATA = tiny.data()
@@ -29,7 +29,7 @@ def trained():
 def handed_over(net, alpha, probs, stage1="darts", lr=1e-12):
     """A supernet as Stage 1 hands it over; the tuning has steps too small to matter."""
     config = {"stage1": stage1, "budget": asdict(replace(tiny.BUDGET, lr=lr, alpha_lr=lr))}
-    return training.Trained(net.space, net, alpha, probs, np.zeros(len(net.space)), config=config)
+    return training.Trained(net.space, net, alpha, probs, np.zeros(0), config=config)
 
 
 # --- perturb -------------------------------------------------------------------------------------------------
@@ -38,10 +38,10 @@ def handed_over(net, alpha, probs, stage1="darts", lr=1e-12):
     (1, (5, 3, 0, 1, 4, 2)), (2, (0, 1, 4, 5, 3, 2)), (3, (2, 0, 3, 1, 4, 5)),
     (10, (1, 5, 4, 0, 3, 2)), (11, (1, 0, 5, 3, 4, 2)), (12, (3, 4, 2, 1, 5, 0))])
 def test_edges_are_projected_in_the_published_order(seed, order):
-    assert perturb.schedule(6, 25, seed) == list(zip(order, (0, 5, 10, 15, 20, 24), strict=True))
-    assert [epoch for _, epoch in perturb.schedule(6, 15, seed)] == [0, 3, 6, 9, 12, 14]
-    assert [epoch for _, epoch in perturb.schedule(6, 1, seed)] == [0] * 6
-    assert perturb.schedule(1, 4, seed) == [(0, 0)]
+    assert perturb.schedule(NB201, 25, seed) == list(zip((0, 5, 10, 15, 20, 24), ((e,) for e in order), strict=True))
+    assert [epoch for epoch, _ in perturb.schedule(NB201, 15, seed)] == [0, 3, 6, 9, 12, 14]
+    assert [epoch for epoch, _ in perturb.schedule(NB201, 1, seed)] == [0] * 6
+    assert perturb.schedule(Space("one", 2, NB201.ops), 4, seed) == [(0, (0,))]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_the_operation_whose_removal_hurts_most_stays(trained):
     """Without tuning: edge after edge, each with those before it projected; the first among equals."""
     still = handed_over(trained.supernet, trained.alpha, trained.probs)
     w = trained.alpha.softmax(-1)
-    for edge, _ in perturb.schedule(3, 1, seed=5):
+    for _, (edge,) in perturb.schedule(tiny.SPACE, 1, seed=5):
         wrong = []
         for op in range(3):
             without = w.clone()
@@ -89,6 +89,90 @@ def test_the_operation_whose_removal_hurts_most_stays(trained):
     assert len(set(wrong)) > 1
     choice = methods.stage2("perturb", epochs=1)(still, DATA, None, 5)
     assert tiny.SPACE.archs[choice.arch].tolist() == w.argmax(-1).tolist()
+
+
+def test_the_published_order_on_pairs_of_cells():
+    """81 epochs: fourteen times an edge of each cell, every fifth epoch, then three times a node of each."""
+    steps = perturb.schedule(S1, 81, 10)
+    assert [epoch for epoch, _ in steps] == [5 * (k // 2) for k in range(34)]
+    rng, rest = np.random.RandomState(10), [list(range(14)), list(range(14, 28))]
+    for k in range(28):
+        edge = rng.choice(rest[k % 2], size=1)[0]
+        rest[k % 2].remove(edge)
+        assert steps[k][1] == (edge,)
+    nodes = [[(2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12, 13)], [(16, 17, 18), (19, 20, 21, 22), (23, 24, 25, 26, 27)]]
+    for k in range(28, 34):
+        assert steps[k][1] == nodes[k % 2].pop(rng.choice(len(nodes[k % 2]), size=1)[0])
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_edges_are_dropped_until_two_are_left(blind, monkeypatch):
+    """Harms are given: 3, 1, 4, 1, 5; that of edge 9 falls with every edge that is known to be dropped."""
+    kept, looks = torch.full((28,), -1), []
+
+    def removals(run, places, criterion):
+        looks.append(list(places))
+        down = int((kept == perturb.DROPPED).sum())
+        return [{9: 3, 10: 1, 11: 4, 12: 1, 13: 5}[e] - 4 * down * (e == 9) for e in places]
+
+    monkeypatch.setattr(perturb, "removals", removals)
+    run = SimpleNamespace(space=S1, method=SimpleNamespace(kept=kept))
+    ties = perturb.project(run, (9, 10, 11, 12, 13), None, blind)
+    assert ties == 2 and looks[0] == [9, 10, 11, 12, 13] and looks[1] == [9, 10, 11, 13]    # the last among equals
+    assert looks[2] == ([9, 11, 13] if blind else [10, 11, 13])
+    assert len(looks) == 3 and (kept[[11, 13]] == -1).all() and (kept[[9, 10, 12]] == perturb.DROPPED).all()
+
+
+@pytest.fixture(scope="module")
+def pair():
+    budget = replace(tiny.BUDGET, cells=3)
+    data = tiny.data(16)
+    return training.train("darts-", methods.stage1("darts-"), S2, data, budget, 0, progress=False), data
+
+
+def test_pairs_of_cells_are_perturbed_edge_by_edge_and_node_by_node(pair):
+    """Without tuning, by the definition: what was decided stays, nothing is normalised, the auxiliary skip is gone."""
+    (trained, data), seed = pair, 3
+    still = handed_over(trained.supernet, trained.alpha, trained.probs)
+    still.config["budget"]["cells"] = 3
+    w, net = trained.alpha.softmax(-1), copy.deepcopy(trained.supernet).train()
+    x, y = data.fixed("valid half")
+
+    @torch.no_grad()
+    def wrong(place):
+        without = w.clone()
+        without[place] = 0
+        return sum((net(xb, without).argmax(1) != yb).sum().item()
+                   for xb, yb in zip(x.split(tiny.BUDGET.batch), y.split(tiny.BUDGET.batch), strict=True))
+
+    for _, edges in perturb.schedule(S2, 1, seed):
+        if len(edges) == 1:
+            harm = [wrong((edges[0], op)) for op in range(2)]
+            w[edges[0]] = F.one_hot(torch.tensor(harm.index(max(harm))), 2)
+        rest = list(edges)
+        while len(rest) > 2:
+            harm = {e: wrong(e) for e in rest}
+            rest.remove([e for e in rest if harm[e] == min(harm.values())][-1])
+            w[[e for e in edges if e not in rest]] = 0
+    choice = methods.stage2("perturb", epochs=1)(still, data, None, seed)
+    np.testing.assert_array_equal(S2.parse(choice.arch), S2.strongest(w))
+
+
+def test_a_selection_on_pairs_of_cells_goes_on_where_it_was(pair, tmp_path, monkeypatch):
+    trained, data = pair
+    monkeypatch.setattr(perturb, "removals", lambda run, places, _: [                  # cheap, and of the state
+        run.net.stem[0].weight[k].sum().item() for k in range(len(places))])
+    whole = methods.stage2("perturb", folder=tmp_path / "whole", epochs=4)(trained, data, None, 0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        tiny.stop_after(patch, 2)
+        methods.stage2("perturb", folder=tmp_path / "part", epochs=4)(trained, data, None, 0)
+    again = methods.stage2("perturb", folder=tmp_path / "part", epochs=4)(trained, data, None, 0)
+    assert (again.arch, again.ties) == (whole.arch, whole.ties)
+    states = [load(tmp_path / part / "perturb.pt") for part in ("whole", "part")]
+    for state in states:
+        state.pop("spent")
+    tiny.same(*states)
+    assert (states[0]["kept"] == perturb.DROPPED).sum() == 12 and (states[0]["kept"] >= 0).sum() == 16
 
 
 def tuned(trained, folder, **options):

@@ -14,6 +14,8 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from nas_lib.sampling import draw
+
 NONE, SKIP = "none", "skip_connect"
 
 
@@ -29,6 +31,9 @@ class Space:
     nodes: int
     ops: tuple[str, ...]
     order_seed: int | None = None
+
+    enumerable = True       # every architecture has a number, and an operation on every edge
+    strided = False         # no edge changes the side of its maps, so that a skip has no weights
 
     @cached_property
     def edges(self) -> tuple[tuple[int, int], ...]:
@@ -47,6 +52,58 @@ class Space:
 
     def __len__(self) -> int:
         return len(self.ops) ** len(self.edges)
+
+    # What the stages ask of any space; an architecture's name is here its benchmark index.
+
+    @cached_property
+    def cells(self) -> tuple[tuple[int, ...], ...]:
+        """Numbers of the edges of each cell."""
+        return (tuple(range(len(self.edges))),)
+
+    @property
+    def size(self) -> int:
+        """The number of architectures."""
+        return len(self)
+
+    @cached_property
+    def stay(self) -> np.ndarray:
+        """Operations that an edge of an architecture can have, ``[edge, choice]``."""
+        return np.tile(np.arange(len(self.ops)), (len(self.edges), 1))
+
+    def taken(self, draw) -> np.ndarray:
+        """Edges of a random architecture, bool ``[edge]``: all, so that ``draw`` is not asked."""
+        return np.ones(len(self.edges), dtype=bool)
+
+    def name_of(self, arch) -> int:
+        """The name of an architecture ``[edge]``."""
+        return int(self.index(arch))
+
+    def named(self, names) -> np.ndarray:
+        """The architectures ``[n, edge]`` of these names ``[n]``."""
+        return self.archs[names]
+
+    def networks(self, names) -> np.ndarray:
+        """What tells apart, among ``names [n]``, different networks under shared weights, ``[n]``."""
+        return self.classes("weights")[names]
+
+    def draw(self, log_prob, n: int, seed) -> np.ndarray:
+        """Names of ``n`` architectures drawn with replacement from the law ``log_prob [arch]``."""
+        return draw(log_prob, n, seed)
+
+    def mutated(self, arch, rng: np.random.Generator) -> np.ndarray:
+        """``arch [edge]`` with another operation on one random edge."""
+        arch = np.array(arch)
+        edge = rng.integers(len(arch))
+        arch[edge] = (arch[edge] + rng.integers(1, len(self.ops))) % len(self.ops)
+        return arch
+
+    def strongest(self, weights) -> np.ndarray:
+        """The heaviest operation of every edge by ``weights [edge, op]``, the first among equals, ``[edge]``."""
+        return np.asarray(weights).argmax(-1)
+
+    def crowded(self, cell) -> list[tuple[int, ...]]:
+        """Nodes of a cell, by the numbers of their edges, that receive more edges than they keep: none."""
+        return []
 
     @cached_property
     def _place(self) -> np.ndarray:

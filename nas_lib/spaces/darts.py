@@ -31,8 +31,11 @@ class CellPairs:
 
     name: str
     table: tuple[tuple[str, ...], ...]
+    pool_norm: bool = False     # in the network of one architecture, poolings are followed by a batch norm
 
     nodes = 2 * STATES
+    enumerable = False          # too many, and a node takes two of its edges
+    strided = True              # the reduction cell's first edges halve the side
 
     @cached_property
     def edges(self) -> tuple[tuple[int, int], ...]:
@@ -49,6 +52,16 @@ class CellPairs:
         """Numbers of the edges into each of the eight nodes, in ascending order."""
         targets = np.array([t for t, _ in self.edges])
         return tuple(np.flatnonzero(targets == t) for t in sorted(set(targets.tolist())))
+
+    @cached_property
+    def cells(self) -> tuple[tuple[int, ...], ...]:
+        """Numbers of the edges of the normal and of the reduction cell."""
+        return tuple(range(EDGES)), tuple(range(EDGES, 2 * EDGES))
+
+    @cached_property
+    def stay(self) -> np.ndarray:
+        """Operations that an edge of an architecture can have, ``[edge, choice]``: all but ``none``."""
+        return np.array([np.flatnonzero(~row) for row in self._none])
 
     @cached_property
     def _none(self) -> np.ndarray:
@@ -91,7 +104,7 @@ class CellPairs:
         top = np.zeros(len(self.edges))
         for edges in self.incoming:
             top[edges] = np.where(self._none, -np.inf, alpha)[edges].max()
-        return self._law(np.exp(np.minimum(alpha - top[:, None], 0)))
+        return self.normalised(np.exp(np.minimum(alpha - top[:, None], 0)))
 
     def sample(self, probs, n: int, rng: np.random.Generator) -> np.ndarray:
         """``n`` architectures, ``[n, edge]``: per node an edge with its operation, then one of another edge.
@@ -100,7 +113,7 @@ class CellPairs:
         after the first draw over those that remain; ``none`` is never drawn. Raises ValueError if a weight is
         negative or not finite, or if a node has fewer than two edges with a weight.
         """
-        law, ops = self._law(probs), len(self.ops)
+        law, ops = self.normalised(probs), len(self.ops)
         archs = np.full((n, len(self.edges)), -1, dtype=np.int8)
         for edges in self.incoming:
             p = law[edges]                                                      # incoming, op
@@ -117,7 +130,7 @@ class CellPairs:
 
         A node that takes a and b: ``p_a p_b (1 / (1 - P_a) + 1 / (1 - P_b))``, P the sum of an edge's p.
         """
-        law, archs = self._law(probs), self._checked(archs)
+        law, archs = self.normalised(probs), self._checked(archs)
         total = np.zeros(archs.shape[:-1])
         for edges in self.incoming:
             p, chosen = law[edges], archs[..., edges]
@@ -129,6 +142,48 @@ class CellPairs:
                 total += np.log(picked, where=taken, out=np.zeros(taken.shape)).sum(-1)
             total += np.log((taken / others).sum(-1))
         return total
+
+    # What the stages ask of any space; an architecture's name is here its text.
+
+    def taken(self, draw) -> np.ndarray:
+        """Edges of a random architecture, bool ``[edge]``; ``draw(k)`` is a random whole number below k."""
+        taken = np.zeros(len(self.edges), dtype=bool)
+        for edges in self.incoming:
+            first, second = draw(len(edges)), draw(len(edges) - 1)
+            taken[edges[[first, second + (second >= first)]]] = True
+        return taken
+
+    def name_of(self, arch) -> str:
+        """The name of an architecture ``[edge]``."""
+        return self.string(arch)
+
+    def named(self, names) -> np.ndarray:
+        """The architectures ``[n, edge]`` of these names ``[n]``."""
+        return np.stack([self.parse(text) for text in names])
+
+    def networks(self, names) -> np.ndarray:
+        """What tells apart, among ``names [n]``, different networks under shared weights: the names."""
+        return np.asarray(names)
+
+    def draw(self, log_prob, n: int, seed) -> np.ndarray:
+        """Names of ``n`` architectures drawn with replacement from the law whose logarithm is ``log_prob [edge, op]``:
+        see ``sample``."""
+        return np.array([self.string(a) for a in self.sample(np.exp(log_prob), n, np.random.default_rng(seed))])
+
+    def mutated(self, arch, rng: np.random.Generator) -> np.ndarray:
+        """``arch [edge]`` with another operation, or another source, for one random edge that it takes."""
+        arch = np.array(arch)
+        edge = rng.choice(np.flatnonzero(arch >= 0))
+        node = next(edges for edges in self.incoming if edge in edges)
+        rest = [(e, o) for e in node if e == edge or arch[e] < 0 for o in self.stay[e] if (e, o) != (edge, arch[edge])]
+        arch[edge] = -1
+        edge, op = rest[rng.integers(len(rest))]
+        arch[edge] = op
+        return arch
+
+    def crowded(self, cell) -> list[tuple[int, ...]]:
+        """Nodes of a cell, by the numbers of their edges, that receive more edges than the two they keep."""
+        return [tuple(edges.tolist()) for edges in self.incoming if edges[0] in cell and len(edges) > 2]
 
     def encode(self, cells: Genotype) -> np.ndarray:
         """The architecture ``[edge]`` of two cells. Raises ValueError if an operation is not in this space."""
@@ -182,7 +237,8 @@ class CellPairs:
             raise ValueError(f"expected finite numbers of shape {self._none.shape}, got {weights.shape}")
         return weights
 
-    def _law(self, probs) -> np.ndarray:
+    def normalised(self, probs) -> np.ndarray:
+        """Weights ``[edge, op]`` as a law over the edges into each node, in which ``none`` has no part."""
         law = np.where(self._none, 0, self._shaped(np.asarray(probs, dtype=np.float64)))
         if law.min() < 0:
             raise ValueError("a probability is negative")
@@ -204,7 +260,7 @@ def _rows(text: str) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(NAMES[letter] for letter in edge) for edge in text.split())
 
 
-S0 = CellPairs("s0", 2 * EDGES * _rows("maksSdD"))
+S0 = CellPairs("s0", 2 * EDGES * _rows("maksSdD"), pool_norm=True)
 S1 = CellPairs("s1", _rows("kd kD kD ks kd mk ks ks kd ks mk kd dD dD  ma md ma ma kD ma ms kd kD ma ma kD kD kD"))
 S2 = CellPairs("s2", 2 * EDGES * _rows("ks"))
 S3 = CellPairs("s3", 2 * EDGES * ((NONE, *_rows("ks")[0]),))

@@ -8,9 +8,7 @@ published case study on NAS-Bench-201, in 100 epochs). The law handed over is ``
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from nas_lib.training import Stage1
+from nas_lib.training import Stage1, beside
 
 BETA = {
     "linear": lambda p: 1 - p,
@@ -24,10 +22,9 @@ class Method(Stage1):
     beta: str = "linear"
 
     learns = False
+    auxiliary = True
     options: ClassVar[dict] = {"beta": BETA}
     paper: ClassVar[dict] = {"beta": "late"}
 
     def mix(self, space, alpha, progress, generator):
-        auxiliary = torch.zeros(len(space.ops))
-        auxiliary[space.ops.index("skip_connect")] = BETA[self.beta](progress)
-        return alpha.softmax(-1) + auxiliary
+        return beside(space, alpha.softmax(-1), BETA[self.beta](progress))

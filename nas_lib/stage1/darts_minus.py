@@ -1,6 +1,6 @@
 """DARTS- (Chu et al., ICLR 2021): an auxiliary skip connection beside every mixture.
 
-Edge e computes ``beta x + sum_o softmax(alpha_e)_o op_o(x)``. Where every edge has stride 1 the auxiliary branch
+Edge e computes ``beta skip(x) + sum_o softmax(alpha_e)_o op_o(x)``. Where every edge has stride 1 the auxiliary branch
 is the operation skip_connect, so beta adds to that operation's weight. ``beta`` falls with the progress p of
 the training: "linear" ``1 - p`` (the DARTS- paper); "constant" 1; "ahead" ``0.98 - p`` (in 50 epochs, the
 published code of the DARTS space); "late" 1, then from 0.98 at p = 1/2 to 0 (in 100 epochs, its case study). The
@@ -10,9 +10,7 @@ law handed over, ``softmax(alpha)``, knows no auxiliary branch (algorithms, sect
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from nas_lib.training import Stage1
+from nas_lib.training import Stage1, beside
 
 BETA = {
     "linear": lambda p: 1 - p,
@@ -26,10 +24,9 @@ BETA = {
 class Method(Stage1):
     beta: str = "linear"
 
+    auxiliary = True
     options: ClassVar[dict] = {"beta": BETA}
     paper: ClassVar[dict] = {"beta": "constant"}
 
     def mix(self, space, alpha, progress, generator):
-        auxiliary = torch.zeros(len(space.ops))
-        auxiliary[space.ops.index("skip_connect")] = BETA[self.beta](progress)
-        return alpha.softmax(-1) + auxiliary
+        return beside(space, alpha.softmax(-1), BETA[self.beta](progress))

@@ -74,3 +74,6 @@ class Method(Stage1):
             return alpha.softmax(-1)
         c = F.elu(alpha) + 1
         return c / c.sum(-1, keepdim=True)
+
+    def joint(self, space, alpha):
+        return super().joint(space, alpha) if self.law == "softmax" else F.elu(alpha) + 1

@@ -1,14 +1,14 @@
 """RSPS, random search with parameter sharing (Li & Talwalkar, UAI 2019).
 
-Every weight step trains one architecture, each edge uniform over its operations. There is no alpha;
-the law handed over is uniform. As a baseline of the Stage-2 study this is R_U.
+Every weight step trains one architecture, each equally likely. There is no alpha; the law handed over is uniform. As
+a baseline of the Stage-2 study this is R_U.
 """
 
 from dataclasses import dataclass
 
 import torch
 
-from nas_lib.training import Stage1
+from nas_lib.training import Stage1, uniform
 
 
 @dataclass(frozen=True)
@@ -19,5 +19,4 @@ class Method(Stage1):
         return torch.zeros(len(space.edges), len(space.ops))   # uniform logits, never updated
 
     def mix(self, space, alpha, progress, generator):
-        edges, ops = alpha.shape
-        return torch.randint(ops, (edges,), generator=generator)
+        return uniform(space, generator)

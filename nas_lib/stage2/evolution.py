@@ -1,7 +1,7 @@
 """Regularised evolution on the accuracy under shared weights (Real et al., AAAI 2019; SPOS, ECCV 2020).
 
 A population of the first candidates; then, again and again: of ``sample`` members drawn at random the fittest has
-a child with one operation changed, the child joins and the oldest member leaves. The fitness is that of ``valid``.
+a child with one operation (or source of an edge) changed, the child joins and the oldest member leaves. The fitness is that of ``valid``.
 As many different architectures are scored as there are candidates, each once; the best of all is selected.
 """
 
@@ -17,22 +17,14 @@ def select(trained, data, candidates, seed, population=20, sample=5):
     space, rng, matrices = trained.space, np.random.default_rng(seed), {}
     members = np.asarray(candidates[:population]).tolist()
     founders = np.unique(members)
-    first = valid_accuracy(trained, space.archs[founders], data, matrices)
+    first = valid_accuracy(trained, space.named(founders), data, matrices)
     fitness = dict(zip(founders.tolist(), first.tolist(), strict=True))
-    allowed = min(len(candidates), len(space))
+    allowed = min(len(candidates), space.size)
     while len(fitness) < allowed:
         parent = max(rng.choice(members, sample), key=fitness.get)
-        child = _mutated(space, parent, rng)
+        child = space.name_of(space.mutated(space.named([parent])[0], rng))
         if child not in fitness:
-            fitness[child] = float(valid_accuracy(trained, space.archs[[child]], data, matrices)[0])
+            fitness[child] = float(valid_accuracy(trained, space.named([child]), data, matrices)[0])
         members = [*members[1:], child]
     best = max(fitness, key=fitness.get)
     return Choice(best, list(fitness.values()).count(fitness[best]), seconds=time.perf_counter() - start)
-
-
-def _mutated(space, parent: int, rng) -> int:
-    """Index of ``parent`` with another operation on one random edge."""
-    arch = space.archs[parent].copy()
-    edge = rng.integers(len(arch))
-    arch[edge] = (arch[edge] + rng.integers(1, len(space.ops))) % len(space.ops)
-    return int(space.index(arch))

@@ -1,6 +1,6 @@
 """Keep the strongest operation of every edge: ``argmax_o alpha[e, o]`` (Liu et al., ICLR 2019).
 
-Needs learned alphas; a uniform or oracle law has none to prune by.
+Where nodes choose among their edges, the two whose strongest operation is the most likely (their section 2.4). Needs learned alphas; a uniform or oracle law has none to prune by.
 """
 
 import time
@@ -12,5 +12,5 @@ def select(trained, data, candidates, seed):
     start = time.perf_counter()
     if not learned(trained):
         raise NotApplicable("prune needs architecture parameters; this Stage 1 learns none")
-    strongest = trained.probs.argmax(-1).numpy()
-    return Choice(int(trained.space.index(strongest)), seconds=time.perf_counter() - start)
+    strongest = trained.space.strongest(trained.probs)
+    return Choice(trained.space.name_of(strongest), seconds=time.perf_counter() - start)

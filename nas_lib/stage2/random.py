@@ -10,4 +10,4 @@ from nas_lib.selection import Choice
 def select(trained, data, candidates, seed):
     start = time.perf_counter()
     picked = np.random.default_rng(seed).choice(candidates)
-    return Choice(int(picked), seconds=time.perf_counter() - start)
+    return Choice(picked.item(), seconds=time.perf_counter() - start)
