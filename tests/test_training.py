@@ -454,7 +454,8 @@ def test_a_stopped_run_goes_on_on_an_accelerator(monkeypatch, tmp_path):
 def test_defaults_are_the_published_ones():
     assert dataclasses.asdict(Budget()) == {
         "channels": 16, "cells": 5, "epochs": 100, "batch": 64, "lr": 0.025, "lr_min": 0.001, "momentum": 0.9,
-        "weight_decay": 3e-4, "clip": 5.0, "alpha_lr": 3e-4, "alpha_weight_decay": 1e-3}
+        "weight_decay": 3e-4, "clip": 5.0, "alpha_lr": 3e-4, "alpha_weight_decay": 1e-3,
+        "partial": 1}
     alpha = methods.stage1("darts").init(NB201, torch.Generator().manual_seed(0), None)
     assert alpha.shape == (6, 5) and 5e-4 < alpha.std() < 2e-3
 
