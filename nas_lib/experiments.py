@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from nas_lib import benchmark, data, methods, results
+from nas_lib import benchmark, data, devices, methods, results
 from nas_lib.charts import default_mode
 from nas_lib.final import Recipe as FinalRecipe
 from nas_lib.final import cells_of, recipe_of, train_final
@@ -32,6 +32,7 @@ from nas_lib.training import Budget, Stage1, Trained, configuration, run_folder,
 
 S = Budget(channels=16, cells=8, epochs=50)     # of S1 to S4 (algorithms, 9)
 PUBLISHED = {"nb201": Budget(), "s0": replace(S, channels=36, cells=20), "s1": S, "s2": S, "s3": S, "s4": S}
+IMAGES = 200        # that score every architecture, if nothing is said
 
 
 def stage1(setup: Setup, out, images: int | None = None, views: int = 1) -> xr.Dataset:
@@ -44,7 +45,7 @@ def stage1(setup: Setup, out, images: int | None = None, views: int = 1) -> xr.D
     """
     started = time.time()
     if images is None:
-        images = 200 if setup.searched.enumerable else 0
+        images = IMAGES if setup.searched.enumerable else 0
     if images and not setup.searched.enumerable:
         raise ParameterError(f"images = {images}: {setup.space} has {setup.searched.size:.0e} architectures, too many to "
                              "score them all; set images to 0 and let Stage 2 choose")
@@ -226,6 +227,8 @@ def _prepare(setup: Setup, out) -> data.Data:
         except OSError as error:
             raise results.ResultError(f"cannot write in {folder} ({error.strerror}): make it writable, or "
                                       "choose another with the parameters out and cache") from None
+    if setup.device == "cuda":          # a numbered one, as cuda:1, is the user's own choice
+        devices.claim()
     try:
         return data.load(setup.data, setup.device, **setup.options)
     except TypeError as error:

@@ -9,6 +9,7 @@ import nbformat
 import pytest
 import yaml
 
+from nas_lib.experiments import IMAGES
 from nas_lib.results import root
 
 CAMPAIGNS = root() / "notebooks/campaigns"
@@ -82,6 +83,8 @@ def test_quick_campaign_is_the_notebooks_default(notebook, keys):
     cells = nbformat.read(root() / f"notebooks/{notebook}.ipynb", 4).cells
     source = next(c.source for c in cells if c.metadata.get("tags") == ["parameters"])
     default = {n.target.id: ast.literal_eval(n.value) for n in ast.parse(source).body}
+    if default.get("images", 0) is None:
+        default["images"] = IMAGES
     for key in keys:
         assert {k: default[k] for k in quick[key]} == quick[key]
 
