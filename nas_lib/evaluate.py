@@ -73,6 +73,8 @@ def summary(stage1: xr.Dataset, stage2: xr.Dataset, truth: xr.DataArray) -> xr.D
     """
     started = time.time()
     one, two = (runs.squeeze("dataset") for runs in (stage1, stage2))
+    if "score" not in one:
+        one = one.assign(score=xr.full_like(one.log_prob, np.nan))
     measured = evaluate_stage1(one, truth).assign(accuracy=two.accuracy, choice_ties=two.ties)
     measured = measured.assign(score_map(one.score, truth)).assign(best=truth.max())
     measured = measured.assign({k: one[k] for k in SHOWN if k in one})

@@ -205,16 +205,16 @@ def paired_errors(corrected: xr.DataArray, published: xr.DataArray) -> alt.Layer
     tables = {k: spread(v).set_index(["stage1", "stage2"]).add_prefix(f"{k}_") for k, v in sides.items()}
     table = tables["x"].join(tables["y"], how="inner").reset_index()
     names = [n for n in tidy(corrected).stage1.values.tolist() if n in set(table["stage1"])]
-    colour, _ = marks.method_scales(names)
-    scale = alt.Scale(zero=False)
-    base = alt.Chart(table).encode(color=alt.Color("stage1:N", title="Stage 1", scale=colour),
-                                   tooltip=tips("stage1", "stage2", "x_mean.2f=published (%)",
+    look, scale = marks.told_apart(names), alt.Scale(zero=False)
+    base = alt.Chart(table).encode(tooltip=tips("stage1", "stage2", "x_mean.2f=published (%)",
                                                 "y_mean.2f=corrected (%)", "y_n=seeds"))
+    rules = base.mark_rule(opacity=0.45).encode(stroke=look["stroke"])
     x = alt.X("x_mean:Q", title="test error under the published protocol (%)", scale=scale)
     y = alt.Y("y_mean:Q", title="test error under the corrected protocol (%)", scale=scale)
-    points = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y, shape=alt.Shape("stage2:N", title="Stage 2"))
-    flat = base.mark_rule(opacity=0.45).encode(x="x_low:Q", x2="x_high:Q", y=y)
-    steep = base.mark_rule(opacity=0.45).encode(x=x, y="y_low:Q", y2="y_high:Q")
+    points = base.mark_point(size=70, opacity=1, strokeWidth=1.6).encode(
+        x=x, y=y, **look, shape=alt.Shape("stage2:N", title="Stage 2", legend=alt.Legend(orient="bottom", columns=5)))
+    flat = rules.encode(x=alt.X("x_low:Q", scale=scale), x2="x_high:Q", y=y)
+    steep = rules.encode(x=x, y=alt.Y("y_low:Q", scale=scale), y2="y_high:Q")
     ends = pd.DataFrame({"v": [table[["x_low", "y_low"]].min().max(), table[["x_high", "y_high"]].max().min()]})
     same = alt.Chart(ends).mark_line(strokeDash=marks.DOT, color=marks.GREY).encode(x="v:Q", y="v:Q")
     counts = n_text([*table["x_n"], *table["y_n"]])

@@ -75,6 +75,16 @@ def tidy(x):
     return x
 
 
+def told_apart(names) -> dict:
+    """Stroke and fill of marks by Stage-1 method: of two with one colour, that whose lines are dashed is hollow."""
+    colour, dash = method_scales(names)
+    fill = [c if d == SOLID else "transparent" for c, d in zip(colour.range, dash.range, strict=True)]
+    legend = alt.Legend(orient="bottom", symbolOpacity=1, columns=5)
+    return {"stroke": alt.Stroke("stage1:N", title="Stage 1", scale=colour, legend=legend),
+            "fill": alt.Fill("stage1:N", title="Stage 1", legend=legend,
+                             scale=alt.Scale(domain=colour.domain, range=fill))}
+
+
 def tips(*fields: str) -> list[alt.Tooltip]:
     """Tooltips from "name", "name.2f" (number format) or "name.2f=title"."""
     made = []

@@ -45,8 +45,7 @@ def against_published(accuracy: xr.DataArray, published: xr.Dataset) -> alt.HCon
 
 
 def _panel(table, names, first):
-    colour, dash = marks.method_scales(names)
-    hollow = [c if d == marks.SOLID else "transparent" for c, d in zip(colour.range, dash.range, strict=True)]
+    look = marks.told_apart(names)
     scale = alt.Scale(type="log", nice=False, padding=12)
     axis = alt.Axis(tickCount=5, format="~g", grid=False)
     x = alt.X("printed:Q", title="printed test error (%, log scale)", scale=scale, axis=axis)
@@ -54,12 +53,9 @@ def _panel(table, names, first):
     legend = alt.Legend(orient="bottom", symbolOpacity=1, columns=5)
     base = alt.Chart(table).encode(tooltip=tips("stage1", "stage2", "printed.2f=printed (%)", "printed_std.2f=its std",
                                                 "mean.2f=ours (%)", "std.2f=our std", "n"))
-    stroke = alt.Stroke("stage1:N", title="Stage 1", scale=colour, legend=legend)
-    rules = base.mark_rule(opacity=0.35).encode(stroke=stroke)
+    rules = base.mark_rule(opacity=0.35).encode(stroke=look["stroke"])
     points = base.mark_point(size=55, opacity=1, strokeWidth=1.6).encode(
-        x=x, y=y, stroke=stroke,
-        fill=alt.Fill("stage1:N", title="Stage 1", legend=legend,
-                      scale=alt.Scale(domain=colour.domain, range=hollow)),
+        x=x, y=y, **look,
         shape=alt.Shape("stage2:N", title="Stage 2", legend=legend, sort=STAGE2))
     flat = rules.encode(x=alt.X("left:Q", scale=scale), x2="right:Q", y=y)
     steep = rules.encode(x=x, y=alt.Y("low:Q", scale=scale), y2="high:Q")

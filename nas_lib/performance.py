@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import xarray as xr
-from torch import nn
 
 from nas_lib import methods, proxies, ranking
 from nas_lib.data import Data
@@ -91,8 +90,8 @@ def training_step(method: str, channels: int, cells: int, side: int, batch: int 
 
         def step():
             if run.learns:
-                run._architecture_step(xv, yv, 0.0, (x, y))
-            losses[name].append(run._weight_step(x, y, 0.0)[0].item())
+                run.architecture_step(xv, yv, 0.0, (x, y))
+            losses[name].append(run.weight_step(x, y, 0.0)[0].item())
 
         return step
 
@@ -114,7 +113,8 @@ def ranking_pass(channels: int, cells: int, side: int, images: int = 256, few: i
     start = len(members) // 2
     archs = NB201.archs[members[start:start + block]]
     calibration = data.halves()[0][0] if rule == "recalibrate" else None
-    sides = {"plain": lambda: one_by_one(net, archs[:few], x, y, rule, calibration),
+    slow = _plain(net)
+    sides = {"plain": lambda: ranking.one_by_one(slow, archs[:few], x, y, rule, 256, calibration),
              "ours": lambda: ranking.accuracy(net, archs, x, y, rule, calibration=calibration)}
     a, b = sides["plain"]()[1], sides["ours"]()[1][:few]
     share = {"plain": 1 / few, "ours": len(members) / len(NB201) / len(archs)}
@@ -129,11 +129,10 @@ def selection(channels: int, cells: int, side: int, candidates: int = 100, image
     net, rng = _trained(channels, cells, data), np.random.default_rng(0)
     archs = NB201.archs[rng.integers(len(NB201), size=candidates)]
     (x, y), (xv, yv) = data.halves()
-    names = ("synflow", "jacob_cov")
+    names, slow = ("synflow", "jacob_cov"), _plain(net)
 
     def plain():
-        one_by_one(net, archs, xv, yv, "batch")
-        slow = _plain(net)
+        ranking.one_by_one(slow, archs, xv, yv, "batch", 256, None)
         return [proxies.score(slow, arch, x[:batch], y[:batch], names) for arch in archs]
 
     def ours():
@@ -161,24 +160,6 @@ def attainable(channels: int, cells: int, side: int, batch: int = 64, rounds: in
 
     with torch.no_grad():
         return count / float(paired({"convolutions": run}, rounds, device).median())
-
-
-@torch.no_grad()
-def one_by_one(net: Supernet, archs, images, labels, rule="batch", calibration=None, batch=256):
-    """Accuracy in percent and mean loss of ``archs [n, edge]``, one architecture at a time, two ``[n]``."""
-    net, found = _plain(net), []
-    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    for arch in torch.as_tensor(np.asarray(archs), dtype=torch.int64):
-        if rule == "recalibrate":
-            for m in norms:
-                m.reset_running_stats()
-                m.momentum = None
-            for part in calibration.split(batch):
-                net.train()(part, arch)
-        net.train(rule == "batch")
-        out = torch.cat([net(part, arch) for part in images.split(batch)])
-        found.append([100 * (out.argmax(1) == labels).float().mean().item(), F.cross_entropy(out, labels).item()])
-    return np.transpose(found)
 
 
 def _plain(net: Supernet) -> Supernet:

@@ -219,11 +219,10 @@ def accuracy(net: Supernet, archs, images: Tensor, labels: Tensor, bn="batch", b
              calibration: Tensor | None = None, matrices: dict | None = None):
     """Top-1 accuracy in percent and mean cross-entropy of ``archs [arch, edge]``: two ``[arch]``.
 
-    All architectures see the same ``images [n, C, H, W]`` in the same batches. ``bn`` is one of
-    ``running`` (statistics stored in training, shared by all: chance for most single-path cells,
-    defect D1), ``batch`` (each architecture's own, over each evaluation batch), ``recalibrate``
-    (each architecture's own, averaged over the batches of the ``calibration`` images). ``matrices`` may be
-    shared by calls between which the weights stay as they are. Raises ValueError for another rule.
+    All architectures see the same ``images [n, C, H, W]`` in the same batches. ``bn`` is one of ``running`` (statistics
+    stored in training, shared by all: chance for most single-path cells, defect D1), ``batch`` (each architecture's own,
+    over each evaluation batch), ``recalibrate`` (its own, averaged over the batches of the ``calibration`` images).
+    ``matrices`` may be shared by calls between which the weights stay as they are. Raises ValueError for another rule.
     """
     if bn not in BN_RULES:
         raise ValueError(f"unknown batch-norm rule {bn!r}: {', '.join(BN_RULES)}")
@@ -231,7 +230,7 @@ def accuracy(net: Supernet, archs, images: Tensor, labels: Tensor, bn="batch", b
     if bn == "recalibrate" and calibration is None:
         raise ValueError("bn='recalibrate' needs calibration images")
     if net.partial > 1 or not net.space.enumerable:
-        return _one_by_one(net, archs, images, labels, bn, batch, calibration)
+        return one_by_one(net, archs, images, labels, bn, batch, calibration)
     layers = Layers(bn, matrices)
     if bn == "recalibrate":
         layers.rule = "collect"
@@ -247,7 +246,8 @@ def accuracy(net: Supernet, archs, images: Tensor, labels: Tensor, bn="batch", b
     return 100 * right / len(images), loss / len(images)
 
 
-def _one_by_one(net: Supernet, archs, images, labels, bn, batch, calibration):
+@torch.no_grad()
+def one_by_one(net: Supernet, archs, images, labels, bn, batch, calibration):
     """``accuracy`` of any ``net(x, arch)`` by its own forward; noise, if there is any, is the same for all ``archs``."""
     net = copy.deepcopy(net)
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]

@@ -75,8 +75,8 @@ class Run:
         for rows in torch.randperm(len(y), generator=self.choices).to(y.device).split(self.budget.batch):
             if self.learns:
                 seen = torch.randperm(len(yv), generator=self.choices)[:self.budget.batch].to(y.device)
-                self._architecture_step(xv[seen], yv[seen], at, (x[rows], y[rows]))
-            loss, right = self._weight_step(x[rows], y[rows], at)
+                self.architecture_step(xv[seen], yv[seen], at, (x[rows], y[rows]))
+            loss, right = self.weight_step(x[rows], y[rows], at)
             total += torch.stack([loss * len(rows), right])
         mean, right = (total / len(y)).tolist()
         self._record(train_loss=mean, train_accuracy=100 * right, valid_accuracy=self._validate(at))
@@ -111,7 +111,7 @@ class Run:
         for w, has in zip(self.weights, moved, strict=True):
             w.grad = torch.zeros_like(w) if has else None
 
-    def _architecture_step(self, x, y, at: float, train=None):
+    def architecture_step(self, x, y, at: float, train=None):
         """One step of alpha on stored images ``x`` of the validation half.
 
         ``train``, the images and labels of the next weight step, serves the unrolled gradient alone.
@@ -139,7 +139,7 @@ class Run:
         for w in self.weights:
             w.requires_grad_(on)
 
-    def _weight_step(self, x, y, at: float):
+    def weight_step(self, x, y, at: float):
         """One step of the weights on stored images ``x``; returns loss and number of correct answers."""
         self.sgd.zero_grad(self.protocol.drop_gradients)
         x = self.data.augment(x, self.pixels)

@@ -33,6 +33,13 @@ def test_without_the_four_baselines_there_is_no_reliance(joined):
     assert "reliance" not in evaluate.summary(one.sel(stage1=some), two.sel(stage1=some), truth)
 
 
+def test_without_any_scores_the_rest_is_measured(joined):
+    one, two, truth = joined
+    made = evaluate.summary(one.drop_vars("score"), two, truth)
+    assert made.spearman.isnull().all() and made["count"].sum() == 0
+    np.testing.assert_array_equal(made.expected_accuracy, evaluate.summary(one, two, truth).expected_accuracy)
+
+
 def test_several_data_sets_are_refused(joined):
     one, two, truth = joined
     with pytest.raises(ValueError, match="length greater than one"):

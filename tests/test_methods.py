@@ -227,12 +227,8 @@ def test_valid_is_the_accuracy_with_statistics_of_its_own(trained):
     (x, y), (calibration, _) = (DATA.fixed(p) for p in ("valid half", "train half"))
     for index, score in zip(candidates, choice.scores, strict=True):
         arch = tiny.chosen(tiny.SPACE.archs[index])
-        for m in net.modules():
-            if isinstance(m, torch.nn.BatchNorm2d):
-                m.reset_running_stats()
-                m.momentum = None
         with torch.no_grad():
-            net.train()(calibration, arch)
+            tiny.forget(net).train()(calibration, arch)
             assert score == pytest.approx(100 * (net.eval()(x, arch).argmax(1) == y).double().mean().item())
 
 

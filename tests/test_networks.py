@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import tiny  # noqa: F401  (one thread)
+import tiny
 from nas_lib.networks import AuxiliaryHead, PairNetwork, PairSupernet, drop_path, grow
 from nas_lib.ops import FactorizedReduce, Noise, draw_from, strided
 from nas_lib.spaces import S0, S1, S2, S3, S4, SPACES
@@ -21,17 +21,8 @@ from nas_lib.supernet import StateError, load_published
 SECOND_ORDER = parse("s0 s1 s0 s1 s1 k0 k0 d2 / m0 m1 k2 m1 m0 k2 k2 m1")     # of DARTS
 
 
-def shaken(net, seed=0):
-    """As after some training: no batch norm has its initial statistics, scale or shift."""
-    generator = torch.Generator().manual_seed(seed)
-    for m in net.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            m.running_mean.normal_(0, 0.3, generator=generator)
-            m.running_var.uniform_(0.3, 2, generator=generator)
-            if m.affine:
-                nn.init.normal_(m.weight, 1, 0.3, generator=generator)
-                nn.init.normal_(m.bias, 0, 0.3, generator=generator)
-    return net
+def shaken(net):
+    return tiny.shaken(net, torch.Generator().manual_seed(0))
 
 
 def supernet(space, channels=4, cells=3, **options):

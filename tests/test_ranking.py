@@ -23,11 +23,7 @@ def plain(net, archs, images, rule, calibration=CALIBRATION, batch=4):
     net, logits = copy.deepcopy(net), []
     for arch in map(tiny.chosen, archs):
         if rule == "recalibrate":
-            for m in net.modules():
-                if isinstance(m, nn.BatchNorm2d):
-                    m.reset_running_stats()
-                    m.momentum = None
-            net.train()
+            tiny.forget(net).train()
             with torch.no_grad():
                 for part in calibration.split(batch):
                     net(part, arch)

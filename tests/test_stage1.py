@@ -169,7 +169,7 @@ def test_one_step_of_fairnas_adds_the_gradients_of_its_passes():
     inputs = DATA.augment(x, torch.Generator().manual_seed(0))
     losses = torch.stack([torch.nn.functional.cross_entropy(twin(inputs, arch), y) for arch in w])
     losses.sum().backward()
-    loss, _ = step._weight_step(x, y, 0.0)
+    loss, _ = step.weight_step(x, y, 0.0)
     torch.testing.assert_close(loss, losses.mean())
     norm = torch.stack([p.grad.norm() for p in twin.parameters()]).norm()
     for p, q in zip(step.net.parameters(), twin.parameters(), strict=True):

@@ -102,7 +102,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(name, flags, monkeypatch, tmp_pa
 
 
 def test_a_run_stopped_inside_an_epoch_repeats_it(monkeypatch, tmp_path):
-    whole, step, calls = run("gdas"), training.Run._weight_step, []
+    whole, step, calls = run("gdas"), training.Run.weight_step, []
 
     def dies(self, *args):
         calls.append(1)
@@ -111,7 +111,7 @@ def test_a_run_stopped_inside_an_epoch_repeats_it(monkeypatch, tmp_path):
         return step(self, *args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.Run, "_weight_step", dies)
+        patch.setattr(training.Run, "weight_step", dies)
         run("gdas", folder=tmp_path)
     tiny.same(state_of(run("gdas", folder=tmp_path)), state_of(whole))
 
@@ -184,12 +184,12 @@ def test_the_alpha_step_leaves_the_weights_and_the_weight_step_alpha():
     step = begun()
     valid, train_ = batches(step)
     weights, alpha = copy.deepcopy(list(step.net.parameters())), step.alpha.detach().clone()
-    step._architecture_step(*valid, 0.0)
+    step.architecture_step(*valid, 0.0)
     assert all(torch.equal(a, b) for a, b in zip(weights, step.net.parameters(), strict=True))
     assert all(p.grad is None for p in step.net.parameters())
     assert (step.alpha != alpha).all()
     alpha = step.alpha.detach().clone()
-    step._weight_step(*train_, 0.0)
+    step.weight_step(*train_, 0.0)
     assert torch.equal(step.alpha, alpha) and step.alpha.grad is None
     assert all((a != b).any() for a, b in zip(weights, step.net.parameters(), strict=True))
 
@@ -201,10 +201,10 @@ def test_an_operation_drawn_once_goes_on_moving_unless_gradients_are_dropped(dro
     _, train_ = batches(step)
     archs = iter([[2, 2, 2], [2, 1, 1]])
     monkeypatch.setattr(type(step.method), "mix", lambda *_: torch.tensor(next(archs)))
-    step._weight_step(*train_, 0.0)
+    step.weight_step(*train_, 0.0)
     weight = step.net.cells[0].edges["2<-0"][2].op[1].weight
     before, momentum = weight.detach().clone(), step.sgd.state[weight]["momentum_buffer"].clone()
-    step._weight_step(*train_, 0.0)
+    step.weight_step(*train_, 0.0)
     moved = before - 0.025 * (0.9 * momentum + 3e-4 * before)
     torch.testing.assert_close(weight.detach(), before if drop else moved, rtol=0, atol=1e-8)
 
@@ -226,7 +226,7 @@ def test_the_clipped_norm_includes_the_gradient_of_alpha_where_asked(included):
     F.cross_entropy(twin(seen, (50 * alpha).softmax(-1)), y).backward()
     norms = torch.stack([p.grad.norm() for p in [*twin.parameters(), alpha]])
     assert norms.norm() > 1.1 * norms[:-1].norm()
-    step._weight_step(x, y, 0.0)
+    step.weight_step(x, y, 0.0)
     scale = 0.01 / (norms if included else norms[:-1]).norm()
     torch.testing.assert_close(step.net.stem[0].weight.grad, twin.stem[0].weight.grad * scale, rtol=1e-4, atol=0)
     assert torch.equal(step.alpha, alpha) and step.alpha.grad is None
@@ -238,9 +238,9 @@ def test_untrained_cells_gather_gradient_and_never_move():
     before, piled = copy.deepcopy(step.net), []
     for each in (step, correct):
         valid, train_ = batches(each)
-        each._architecture_step(*valid, 0.0)
+        each.architecture_step(*valid, 0.0)
         piled.append([0 if p.grad is None else p.grad.clone() for p in each.weights])
-        each._weight_step(*train_, 0.0)
+        each.weight_step(*train_, 0.0)
     for (name, p), q, g in zip(step.net.named_parameters(), correct.weights, piled[0], strict=True):
         inside = name.startswith("cells.")
         assert torch.equal(p, before.get_parameter(name)) == inside, name
@@ -323,8 +323,8 @@ def test_five_steps_of_the_published_code():
     step.net.load_state_dict(state)
     losses = []
     for (x, xv), (y, yv) in zip(oracle["steps/x"], oracle["steps/y"], strict=True):
-        step._architecture_step(xv, yv, 0.0)
-        losses.append(step._weight_step(x, y, 0.0)[0])
+        step.architecture_step(xv, yv, 0.0)
+        losses.append(step.weight_step(x, y, 0.0)[0])
     for found, name in ((torch.stack(losses), "losses"), (step.alpha, "alpha"), (step.net.stem[0].weight, "stem"),
                         (step.net.classifier.weight, "classifier")):
         torch.testing.assert_close(found.detach(), oracle[f"steps/{name}"].float(), rtol=1e-4, atol=1e-5)

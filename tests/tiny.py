@@ -27,6 +27,11 @@ def supernet(space=SPACE, channels=2, cells=1, seed=0, dtype=torch.float64) -> S
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = Supernet(space, channels, cells, classes=3, in_channels=1)
+    return shaken(net, generator).to(dtype)
+
+
+def shaken(net: nn.Module, generator: torch.Generator) -> nn.Module:
+    """With statistics, scales and shifts of batch norms as training might leave them."""
     for m in net.modules():
         if isinstance(m, nn.BatchNorm2d):
             m.running_mean.normal_(0, 0.3, generator=generator)
@@ -34,7 +39,16 @@ def supernet(space=SPACE, channels=2, cells=1, seed=0, dtype=torch.float64) -> S
             if m.affine:
                 nn.init.normal_(m.weight, 1, 0.3, generator=generator)
                 nn.init.normal_(m.bias, 0, 0.3, generator=generator)
-    return net.to(dtype)
+    return net
+
+
+def forget(net: nn.Module) -> nn.Module:
+    """With statistics of batch norms that will be the means over the batches to come."""
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.reset_running_stats()
+            m.momentum = None
+    return net
 
 
 def images(n=4, seed=0, side=8, dtype=torch.float64):

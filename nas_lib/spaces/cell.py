@@ -136,7 +136,14 @@ class Space:
     @cached_property
     def strings(self) -> np.ndarray:
         """All architectures as text, in benchmark order."""
-        return np.array([self.string(a) for a in self.archs])
+        groups, first = [], 0
+        for n in range(1, self.nodes):          # every group there can be, then each architecture's own
+            texts = ["|" + "|".join(f"{op}~{j}" for j, op in enumerate(ops)) + "|"
+                     for ops in itertools.product(self.ops, repeat=n)]
+            place = self.archs[:, first:first + n].astype(np.int64) @ len(self.ops) ** np.arange(n - 1, -1, -1)
+            groups.append(np.array(texts, dtype=object)[place])
+            first += n
+        return sum(("+" + g for g in groups[1:]), groups[0]).astype(str)
 
     def parse(self, text: str) -> np.ndarray:
         """The architecture ``[edge]`` written as ``text``. Raises ValueError if it is not one."""
