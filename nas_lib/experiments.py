@@ -11,6 +11,7 @@ import hashlib
 import tempfile
 import time
 from dataclasses import asdict, fields, replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -35,31 +36,35 @@ PUBLISHED = {"nb201": Budget(), "s0": replace(S, channels=36, cells=20), "s1": S
 IMAGES = 200        # that score every architecture, if nothing is said
 
 
-def stage1(setup: Setup, out, images: int | None = None, views: int = 1) -> xr.Dataset:
+def stage1(setup: Setup, out, images: int | None = None, views: int = 1, part: int = -1, parts: int = 1) -> xr.Dataset:
     """Train a supernet and score all architectures: the Stage-1 result, to be written to ``out``.
 
     Scores are over the first ``images`` (None: 200) of ``views`` random views of the validation half, by the protocol's
     batch-norm rule; with 0 images there are none. A space too large to list is not scored: None means 0 there, and what
-    the law prefers is in the attribute ``genotype``. Raises UnknownMethod, ParameterError, ResultError or
-    BenchmarkError before any training.
+    the law prefers is in the attribute ``genotype``. A ``part`` of ``parts`` is scored for a later call with all (-1).
+    Raises UnknownMethod, ParameterError, ResultError or BenchmarkError before any training.
     """
     started = time.time()
+    if not -1 <= part < parts:
+        raise ParameterError(f"part = {part}: of {parts} parts it is one from 0 to {parts - 1}, or -1 for all")
     if images is None:
         images = IMAGES if setup.searched.enumerable else 0
     if images and not setup.searched.enumerable:
         raise ParameterError(f"images = {images}: {setup.space} has {setup.searched.size:.0e} architectures, too many to "
                              "score them all; set images to 0 and let Stage 2 choose")
     job = _Job(setup, out)
+    if parts > 1 and job.swept:
+        raise ParameterError(f"parts = {parts}: with fresh_images or random_gdas the space is scored in one piece")
     x, y = job.data.fixed("valid half", views, first=max(images, 0))
     if len(y) != images:
-        there = len(job.data.fixed("valid half", views)[1])
-        raise ParameterError(f"images = {images}: {views} views have {there} images")
+        raise ParameterError(f"images = {images}: {views} views have {len(job.data.fixed('valid half', views)[1])} images")
     trained = job.train()
     run, attrs = _law(trained), {}
     if images:
         begun = time.perf_counter()
-        scores = job.rank(trained, x, y, views)
-        run, attrs = run.merge(scores), scores.attrs
+        scores = job.rank(trained, x, y, views, part, parts)
+        if part < 0:
+            run, attrs = run.merge(scores), scores.attrs
         run["rank_seconds"] = time.perf_counter() - begun
     return job.signed(run, started, **attrs)
 
@@ -190,18 +195,24 @@ class _Job:
         return train(self.setup.name, self.method, self.space, self.data, self.budget, self.setup.seed,
                      self.truth, self.folder, self.progress, self.setup.rules)
 
-    def rank(self, trained: Trained, x, y, views: int) -> xr.Dataset:
-        """Scores of the whole space, on ``x``, ``y`` or as the flags of the protocol have it."""
+    @property
+    def swept(self) -> bool:
+        """Whether the flags want the published sweep (D4, D5)."""
+        return self.setup.rules.fresh_images or self.setup.rules.random_gdas and self.setup.name == "gdas"
+
+    def rank(self, trained: Trained, x, y, views: int, part: int, parts: int) -> xr.Dataset:
+        """Scores of the whole space or a part, on ``x``, ``y`` or as the flags of the protocol have it."""
         rules, images = self.setup.rules, len(y)
         law = trained.log_prob if rules.random_gdas and self.setup.name == "gdas" else None
         folder = self.folder / f"rank-{rules.rank_bn}-{images}of{views}"
-        if rules.fresh_images or law is not None:
+        if self.swept:
             folder = folder.with_name(f"{folder.name}-{rules.fresh_images}-{law is not None}")
             return published(trained.supernet, self.data, images, rules.fresh_images, law, rules.rank_bn, trained.seed,
                              folder=folder, progress=self.progress)
         calibration = self.data.fixed("train half", first=CALIBRATION)[0] if rules.rank_bn == "recalibrate" else None
-        return rank(trained.supernet, x, y, rules.rank_bn, calibration=calibration, folder=folder,
-                    progress=self.progress)
+        pieces = [rank(trained.supernet, x, y, rules.rank_bn, calibration=calibration, folder=folder,
+                       progress=self.progress, part=k, parts=parts) for k in (range(parts) if part < 0 else [part])]
+        return reduce(xr.Dataset.fillna, pieces)
 
     def signed(self, run: xr.Dataset, started: float, **attrs) -> xr.Dataset:
         """The result with the names and the origin that every run carries."""

@@ -269,30 +269,29 @@ def one_by_one(net: Supernet, archs, images, labels, bn, batch, calibration):
 
 
 def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, block=128,
-         calibration: Tensor | None = None, folder: Path | None = None, progress=True) -> xr.Dataset:
+         calibration: Tensor | None = None, folder: Path | None = None, progress=True, part=0, parts=1) -> xr.Dataset:
     """Accuracy and loss of every architecture of the space: ``score(arch)``, ``rank_loss(arch)``.
 
-    Arguments as in ``accuracy``; ``block`` architectures are evaluated together. With ``folder``
-    the scores are written there as they come, and a stopped ranking goes on where it was.
+    Arguments as in ``accuracy``; ``block`` architectures are evaluated together. With ``folder`` the scores are written
+    there as they come, and a stopped ranking goes on where it was. ``part`` of ``parts`` leaves the others NaN.
     """
     space = net.space
     members, first = representatives(space, bn) if net.partial == 1 else [np.arange(len(space))] * 2
     score, loss = np.full(len(space), np.nan), np.full(len(space), np.nan)
-    kept = Checkpoint(folder and Path(folder) / "ranking.pt",
+    blocks = -(-len(members) // block)
+    done, end = (min(block * (blocks * k // parts), len(members)) for k in (part, part + 1))
+    kept = Checkpoint(folder and Path(folder) / ("ranking.pt" if parts == 1 else f"ranking-{part}of{parts}.pt"),
                       f"ranking {space.name} on {len(images)} images in batches of {batch} under {bn} statistics")
-    done = 0
     if (state := kept.load()) is not None:
         done, score, loss = state["done"], state["score"].numpy(), state["loss"].numpy()
     matrices: dict = {}
-    bar = tqdm(total=len(members), initial=done, desc=f"rank ({bn})", unit="cell", disable=not progress)
-    for start in range(done, len(members), block):
+    bar = tqdm(total=end, initial=done, desc=f"rank ({bn})", unit="cell", disable=not progress)
+    for start in range(done, end, block):
         ids = members[start:start + block]
-        score[ids], loss[ids] = accuracy(net, space.archs[ids], images, labels, bn, batch,
-                                          calibration, matrices)
+        score[ids], loss[ids] = accuracy(net, space.archs[ids], images, labels, bn, batch, calibration, matrices)
         bar.update(len(ids))
         done = start + len(ids)
-        kept.keep({"done": done, "score": torch.from_numpy(score), "loss": torch.from_numpy(loss)},
-                  done == len(members))
+        kept.keep({"done": done, "score": torch.from_numpy(score), "loss": torch.from_numpy(loss)}, done == end)
     bar.close()
     return xr.Dataset(
         {"score": ("arch", score[first].astype(np.float32)),

@@ -52,6 +52,13 @@ def test_wrong_ranking(never, tmp_path, images):
         stage1(Setup(cache=str(tmp_path)), tmp_path / "x.nc", images=images)
 
 
+@pytest.mark.parametrize("wrong, says", [
+    ({"part": 2, "parts": 2}, "from 0 to 1, or -1 for all"), ({"part": -2}, "or -1"), ({"parts": 2}, "in one piece")])
+def test_wrong_parts(never, tmp_path, wrong, says):
+    with pytest.raises(ParameterError, match=says):
+        stage1(Setup(protocol="paper", cache=str(tmp_path), **TINY), tmp_path / "1.nc", **wrong)
+
+
 def test_wrong_selection(never, tmp_path):
     setup = Setup(cache=str(tmp_path))
     with pytest.raises(UnknownMethod, match="synflow"):
@@ -113,6 +120,18 @@ def test_injected_parameters():
     check_parameters(["", "a: int = 1", "c = 2"])           # typed by hand: nobody's business
     with pytest.raises(ParameterError, match="unknown parameter c; this notebook has a, b"):
         check_parameters([*cells[:2], "# Parameters\na = 3\nc = 4\n"])
+
+
+def test_parts_of_a_ranking_are_joined_and_not_done_again(tmp_path, monkeypatch):
+    def run(name="1.nc", **parts):
+        return stage1(Setup(method="rsps", cache=str(tmp_path / "cache"), **TINY), tmp_path / name, 4, **parts)
+
+    whole = run()
+    assert [list(run(part=k, parts=2).data_vars.keys() & {"score", "rank_loss"}) for k in (1, 0)] == [[], []]
+    monkeypatch.setattr("nas_lib.ranking.accuracy", None)
+    joined = run(parts=2)
+    assert joined.score.identical(whole.score) and joined.rank_loss.identical(whole.rank_loss)
+    assert joined.attrs.keys() == whole.attrs.keys()
 
 
 def test_second_stage_reuses_the_supernet(tmp_path):

@@ -1,11 +1,13 @@
 """Ranking against the plain loop: one architecture at a time through the supernet itself."""
 
 import copy
+from functools import reduce
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import xarray as xr
 from torch import nn
 
 import tiny
@@ -220,6 +222,17 @@ def test_a_stopped_ranking_goes_on_to_the_same_numbers(stored, monkeypatch, tmp_
     assert whole.identical(rank(folder=tmp_path))
     assert len(asked) == blocks - stored > 0
     assert whole.identical(rank(folder=tmp_path)) and not asked
+
+
+@pytest.mark.parametrize("parts", [2, 3, 50])     # 50 are more than there are blocks
+def test_parts_make_the_whole(parts, tmp_path):
+    net, (x, y) = tiny.supernet(), tiny.images(12)
+    whole = ranking.rank(net, x, y, block=4, progress=False)
+    pieces = [ranking.rank(net, x, y, block=4, progress=False, folder=tmp_path, part=k, parts=parts) for k in range(parts)]
+    assert sum(p.score.notnull() for p in pieces).max() == 1
+    assert whole.identical(reduce(xr.Dataset.fillna, pieces))
+    if parts < 50:
+        assert all(0 < p.score.notnull().sum() < len(whole.score) for p in pieces)
 
 
 def test_all_architectures_see_the_same_images(monkeypatch):

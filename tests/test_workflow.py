@@ -59,6 +59,15 @@ def test_a_campaign_on_several_data_sets(tmp_path):
     assert jobs == {"stage1": 8, "stage2": 8, "summary": 2, "all": 1, "total": 19}
 
 
+def test_a_ranking_that_is_cut(tmp_path):
+    """Of two runs of each method, only those are cut that are scored: into three parts, after the training."""
+    mine = yaml.safe_load((CAMPAIGNS / "cifar10-cpu.yaml").read_text())
+    mine |= {"stage1": ["none", "darts-"], "seeds": [3, 4], "ranking": mine["ranking"] | {"parts": 3}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+    jobs = dry("--configfile", str(tmp_path / "mine.yaml"), tmp_path=tmp_path)
+    assert jobs == {"part": 2 * (1 + 3), "stage1": 4, "stage2": 4, "summary": 1, "all": 1, "total": 18}
+
+
 @pytest.mark.parametrize("name", ["quick", "cifar10-cpu"])
 def test_both_protocols_run_the_same_campaign(name):
     quick, paper = (yaml.safe_load((CAMPAIGNS / f"{n}.yaml").read_text()) for n in (name, f"{name}-paper"))
