@@ -132,7 +132,7 @@ class PairSupernet(Skeleton):
         self.space, self.partial, self.auxiliary = space, partial, auxiliary
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """Logits ``[B, classes]`` of images ``x [B, C, H, W]``.
+        """Logits ``[B, classes]`` of images ``x [B, C, H, W]``; ``w`` may lie on another device, best on the CPU.
 
         ``w`` is either floating ``[edge, op]``, mixing weights, the normal cell's 14 edges first; or integer
         ``[edge]``, the one operation of each edge, with weight exactly 1, and -1 for an edge that is not taken. The
@@ -163,7 +163,8 @@ class PairSupernet(Skeleton):
         if not w.is_floating_point() and w.shape == (edges,) and -1 <= w.min() and w.max() < ops:
             terms = [[(o, None)] if o >= 0 else [] for o in w.tolist()]
         elif w.is_floating_point() and w.ndim == 2 and len(w) == edges and ops <= w.shape[1] <= ops + extra:
-            on, single = (w.detach() != 0).tolist(), [row.unbind() for row in w.unbind()]
+            on = (w.detach() != 0).tolist()         # before w moves: a GPU is not waited for
+            single = [row.unbind() for row in w.to(self.classifier.weight.device).unbind()]
             terms = [[(o, row[o]) for o in range(min(len(row), ops + self.auxiliary)) if on[e][o]]
                      for e, row in enumerate(single)]
             if w.shape[1] > ops + self.auxiliary:

@@ -108,7 +108,7 @@ def ranking_pass(channels: int, cells: int, side: int, images: int = 256, few: i
     relative difference of the losses of the few.
     """
     data = noise(side, images, device=device)
-    net = _trained(channels, cells, data)
+    net = trained(channels, cells, data)
     (x, y), (members, _) = data.halves()[1], ranking.representatives(NB201, rule)
     start = len(members) // 2
     archs = NB201.archs[members[start:start + block]]
@@ -126,7 +126,7 @@ def selection(channels: int, cells: int, side: int, candidates: int = 100, image
               rounds: int = 3, device="cpu") -> xr.DataArray:
     """Seconds for valid, synflow and jacob_cov of ``candidates``: ``plain`` and ``ours``."""
     data = noise(side, images, device=device)
-    net, rng = _trained(channels, cells, data), np.random.default_rng(0)
+    net, rng = trained(channels, cells, data), np.random.default_rng(0)
     archs = NB201.archs[rng.integers(len(NB201), size=candidates)]
     (x, y), (xv, yv) = data.halves()
     names, slow = ("synflow", "jacob_cov"), _plain(net)
@@ -168,7 +168,7 @@ def _plain(net: Supernet) -> Supernet:
     return net
 
 
-def _trained(channels, cells, data) -> Supernet:
+def trained(channels, cells, data) -> Supernet:
     """A supernet whose batch norms have seen images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

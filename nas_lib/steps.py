@@ -161,7 +161,7 @@ class Run:
         return self.method.mix(self.space, self.alpha, at, generator or self.choices)
 
     def _loss(self, x, y, w: Tensor):
-        out = self.net(x, w.to(self.data.device))
+        out = self.net(x, w)
         return F.cross_entropy(out, y), (out.argmax(1) == y).sum().float()
 
     @torch.no_grad()

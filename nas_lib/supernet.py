@@ -50,7 +50,7 @@ class Cell(nn.Module):
         edges = list(enumerate(zip(self.space.edges, self.edges.values(), strict=True)))
         for source in range(self.space.nodes - 1):
             leaving = [(e, target, ops) for e, ((target, s), ops) in edges if s == source]
-            mixed = self._leaving(nodes[source], w[[e for e, _, _ in leaving]], [o for *_, o in leaving],
+            mixed = self._leaving(nodes[source], torch.stack([w[e] for e, _, _ in leaving]), [o for *_, o in leaving],
                                   statistics)                            # B, edge, C, H, W
             for k, (_, target, _) in enumerate(leaving):
                 y = mixed[:, k]
@@ -103,7 +103,7 @@ class Supernet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """Logits ``[B, classes]`` of images ``x [B, C, H, W]``.
+        """Logits ``[B, classes]`` of images ``x [B, C, H, W]``; ``w`` may lie on another device, best on the CPU.
 
         ``w`` is either floating ``[edge, op]``, mixing weights: edge e gives
         ``sum_o w[e, o] op_o(x)``; or integer ``[edge]``, the one operation on each edge, with
@@ -116,9 +116,10 @@ class Supernet(nn.Module):
         """
         shape, passing = (len(self.space.edges), len(self.space.ops)), None
         if self.partial > 1 and w.is_floating_point() and w.shape == (shape[0], shape[1] + 1):
-            w, passing = w[:, :-1], w[:, -1]
+            w, passing = w[:, :-1], w[:, -1].to(x.device)
         if w.is_floating_point() and w.shape == shape:
-            active = (w.detach() != 0).tolist()
+            active = (w.detach() != 0).tolist()     # before w moves: a GPU is not waited for
+            w = w.to(x.device)
             terms = [_Mixture(w[e], active[e]) for e in range(shape[0])]
         elif not w.is_floating_point() and w.shape == shape[:1]:
             terms = [_One(o) for o in w.tolist()]

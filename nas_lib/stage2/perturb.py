@@ -105,7 +105,7 @@ def project(run: Run, edges: tuple[int, ...], criterion, blind: bool) -> int:
 @torch.no_grad()
 def removals(run: Run, places: list, criterion) -> list[float]:
     """Wrong answers, or the summed loss, on the validation half without each of ``places``: (edge, op), or an edge."""
-    mixture = run.method.mix(run.space, run.alpha, 0.0, None).to(run.data.device)
+    mixture = run.method.mix(run.space, run.alpha, 0.0, None)
     batches = [t.split(run.budget.batch) for t in run.data.fixed("valid half")]
     net, harm = run.net.train(), []
     for place in places:
