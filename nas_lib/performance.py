@@ -23,7 +23,8 @@ from nas_lib.supernet import Supernet
 from nas_lib.training import Budget
 
 
-def measure(shapes, rounds: int = 5, device="cpu", methods_timed=("darts", "gdas"), rule="batch") -> xr.Dataset:
+def measure(shapes, rounds: int = 5, device="cpu", methods_timed=("darts", "gdas"), rule="batch",
+            candidates: int = 100) -> xr.Dataset:
     """Everything timed at every shape (channels, cells, side): ``seconds (work, shape, side, round)``.
 
     With ``agreement (work, shape)`` where both sides give losses, and ``attainable (shape)`` in multiply-accumulates
@@ -34,7 +35,7 @@ def measure(shapes, rounds: int = 5, device="cpu", methods_timed=("darts", "gdas
         name = "C={}, N={}, {side} x {side}".format(*shape[:2], side=shape[2])
         timed = {f"step of {m}": training_step(m, *shape, rounds=rounds, device=device) for m in methods_timed}
         timed["ranking, per cell"] = ranking_pass(*shape, rounds=rounds, rule=rule, device=device)
-        timed["100 candidates"] = selection(*shape, rounds=rounds, device=device)
+        timed["scores, per candidate"] = selection(*shape, candidates, rounds=rounds, device=device) / candidates
         work = xr.concat([t.drop_attrs() for t in timed.values()], xr.Variable("work", list(timed)))
         found[name] = xr.Dataset({
             "seconds": work, "agreement": ("work", [t.attrs.get("agreement", np.nan) for t in timed.values()]),
@@ -100,8 +101,8 @@ def training_step(method: str, channels: int, cells: int, side: int, batch: int 
     return seconds.assign_attrs(agreement=float(np.max(abs(a - b) / abs(a))))
 
 
-def ranking_pass(channels: int, cells: int, side: int, images: int = 256, few: int = 4, block: int = 128,
-                 rounds: int = 3, rule="batch", device="cpu") -> xr.DataArray:
+def ranking_pass(channels: int, cells: int, side: int, images: int = 256, few: int = 4,
+                 block: int | None = None, rounds: int = 3, rule="batch", device="cpu") -> xr.DataArray:
     """Seconds per architecture of the space under ``rule``: ``plain`` on ``few`` of them, ``ours`` on a ``block``.
 
     Ours evaluates equal networks once, and its seconds are shared by all architectures. Attribute ``agreement``: largest
@@ -111,7 +112,7 @@ def ranking_pass(channels: int, cells: int, side: int, images: int = 256, few: i
     net = trained(channels, cells, data)
     (x, y), (members, _) = data.halves()[1], ranking.representatives(NB201, rule)
     start = len(members) // 2
-    archs = NB201.archs[members[start:start + block]]
+    archs = NB201.archs[members[start:start + (block or ranking.block_size(net, x, 256))]]
     calibration = data.halves()[0][0] if rule == "recalibrate" else None
     slow = _plain(net)
     sides = {"plain": lambda: ranking.one_by_one(slow, archs[:few], x, y, rule, 256, calibration),

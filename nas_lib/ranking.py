@@ -24,6 +24,7 @@ from nas_lib.protocol import BN_RULES
 from nas_lib.supernet import Cell, Supernet
 
 CALIBRATION = 1280  # images of the training half by which "recalibrate" sets the statistics: 20 batches of 64
+MAP = 2**28         # bytes
 MATRIX = 256        # values of a feature map up to which a convolution is done as a matrix product
 
 
@@ -268,14 +269,23 @@ def one_by_one(net: Supernet, archs, images, labels, bn, batch, calibration):
     return 100 * right / len(images), loss / len(images)
 
 
-def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, block=128,
+def block_size(net: Supernet, images: Tensor, batch: int) -> int:
+    """How many architectures are evaluated together: a feature map of all of them takes at most ``MAP`` bytes.
+
+    Some twenty such maps are in memory at once. The scores do not depend on it, but for rounding.
+    """
+    one = 4 * min(batch, len(images)) * net.stem[0].out_channels * images.shape[-2] * images.shape[-1]
+    return int(np.clip(MAP // one, 1, 128))
+
+
+def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, block: int | None = None,
          calibration: Tensor | None = None, folder: Path | None = None, progress=True, part=0, parts=1) -> xr.Dataset:
     """Accuracy and loss of every architecture of the space: ``score(arch)``, ``rank_loss(arch)``.
 
-    Arguments as in ``accuracy``; ``block`` architectures are evaluated together. With ``folder`` the scores are written
+    Arguments as in ``accuracy``; ``block`` architectures are evaluated together (None: ``block_size``). With ``folder`` the scores are written
     there as they come, and a stopped ranking goes on where it was. ``part`` of ``parts`` leaves the others NaN.
     """
-    space = net.space
+    space, block = net.space, block or block_size(net, images, batch)
     members, first = representatives(space, bn) if net.partial == 1 else [np.arange(len(space))] * 2
     score, loss = np.full(len(space), np.nan), np.full(len(space), np.nan)
     blocks = -(-len(members) // block)

@@ -271,3 +271,9 @@ def test_partial_channels_are_ranked_by_the_supernet_itself(bn):
         out = one.train(bn == "batch")(x, tiny.chosen(arch))
         assert scores.score[k] == pytest.approx(100 * (out.argmax(1) == y).float().mean().item(), abs=1e-3)
         assert scores.rank_loss[k] == pytest.approx(F.cross_entropy(out, y).item(), rel=1e-5)
+
+
+def test_blocks_fit_into_memory():
+    net, (x, _) = tiny.supernet(channels=2), tiny.images(8)                 # a map of one architecture: 4 kB
+    assert ranking.block_size(net, x, 256) == 128 and ranking.block_size(net, x.repeat(1, 1, 64, 64), 256) == 16
+    assert ranking.block_size(net, x.repeat(1, 1, 64, 64), 1) == 128

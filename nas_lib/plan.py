@@ -1,0 +1,134 @@
+"""How long a campaign on NAS-Bench-201 takes on a GPU that is not here: operations and bytes, counted, and a machine.
+
+Every unit of work is run once on the meta device, where tensors have shapes and no numbers, while its multiply-adds, the
+bytes that its kernels read and write, and the kernels are counted. A machine then needs for the unit
+
+    seconds = max(flops / attainable flops, bytes / bandwidth, kernels * launch)
+
+the roofline of Williams et al. (CACM 2009) with a third ceiling for many small kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from nas_lib import ranking
+from nas_lib.methods import stage1
+from nas_lib.spaces import NB201
+from nas_lib.supernet import Supernet
+
+IMAGES = {"cifar10": (25_000, 32), "cifar100": (25_000, 32), "ImageNet16-120": (75_850, 16)}      # of each half, side
+SAMPLED = ("gdas", "rsps", "rsps+", "rsps2")        # one operation on every edge
+CALIBRATION = 1280                                  # images that set a candidate's batch-norm statistics
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one device does: multiply-adds count as two operations. Defaults: NVIDIA H100 SXM, its data sheet's TF32 and
+    memory, and two guesses, the share of either that convolutions of few channels reach and the time to start a kernel.
+    """
+
+    flops: float = 495e12       # per second, dense TF32
+    bandwidth: float = 3.35e12  # bytes per second
+    share: float = 0.25         # of both that is reached
+    launch: float = 4e-6        # seconds per kernel
+
+    def seconds(self, work: pd.DataFrame) -> pd.DataFrame:
+        """Seconds by each ceiling; ``work`` has flops, bytes and kernels."""
+        return pd.DataFrame({"arithmetic": work["flops"] / (self.share * self.flops),
+                             "memory": work["bytes"] / (self.share * self.bandwidth), "launches": work["kernels"] * self.launch})
+
+
+class _Traffic(TorchDispatchMode):
+    """Counts kernels and the bytes that they read and write; views cost nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = self.kernels = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            touched = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
+            self.bytes += sum(t.numel() * t.element_size() for t in touched)
+            self.kernels += 1
+        return out
+
+
+def counted(net: Supernet, images: int, w, backward: bool, weights: bool = True, side: int = 32) -> np.ndarray:
+    """``[flops, bytes, kernels]`` of a pass over ``images`` under ``w``, and ``backward`` to the ``weights`` or to alpha.
+
+    That of the images stands for the gradient of alpha, which takes the same way back.
+    """
+    x = torch.empty(images, 3, side, side, device="meta", requires_grad=backward and not weights)
+    y = torch.empty(images, dtype=torch.int64, device="meta")
+    for p in net.parameters():
+        p.requires_grad_(backward and weights)
+    with FlopCounterMode(display=False) as flops, _Traffic() as traffic, torch.set_grad_enabled(backward):
+        loss = F.cross_entropy(net.train()(x, w), y)
+        if backward:
+            loss.backward()
+    return np.array([flops.get_total_flops(), traffic.bytes, traffic.kernels], dtype=float)
+
+
+def units(channels: int, cells: int, batch: int) -> dict[str, np.ndarray]:
+    """What a unit of each kind of work costs on a batch of images of side 32: ``[flops, bytes, kernels]``.
+
+    A step of the weights or of alpha with all operations mixed, or with one sampled per edge; a forward pass of the mixture
+    (``trial``) and of an architecture (``cell``). Architectures: the mean over those with one operation on all edges, which
+    holds every operation of every edge once, as a uniform law does on average.
+    """
+    with torch.device("meta"):
+        net = Supernet(NB201, channels, cells)
+    mixture = torch.full((len(NB201.edges), len(NB201.ops)), 1 / len(NB201.ops))
+
+    def mean(backward):
+        return np.mean([counted(net, batch, torch.full(mixture.shape[:1], o), backward) for o in range(len(NB201.ops))], 0)
+
+    return {"weights": counted(net, batch, mixture, True), "alpha": counted(net, batch, mixture, True, weights=False),
+            "sampled": mean(True), "trial": counted(net, batch, mixture, False), "cell": mean(False)}
+
+
+def work(campaign: dict) -> pd.DataFrame:
+    """The work of a ``campaign`` (its YAML file): a row per data set, method and kind, with the ``count`` of its units for one
+    seed, and what one of them costs: ``flops``, ``bytes``, ``kernels``.
+
+    ``perturb`` tries all operations of all edges on the whole validation half. Synflow, jacob_cov and prune are left out: less
+    than a hundredth of ``valid``. Equal networks are ranked once. On smaller images flops and bytes are fewer as the area is.
+    """
+    p, rows = campaign["parameters"], []
+    costs = units(p["channels"], p["cells"], p["batch"])
+    distinct = len(ranking.representatives(NB201, "batch")[0])
+    for data in np.atleast_1d(campaign["data"]):
+        images, side = IMAGES[data]
+        area = np.array([side**2 / 32**2] * 2 + [1])
+        batches = -(-images // p["batch"])
+        tuning = campaign["settings"]["perturb"]["epochs"] * batches
+        for name in campaign["stage1"]:
+            method = stage1(name)
+            steps = method.trains * campaign.get("own", {}).get(name, {}).get("epochs", p["epochs"]) * batches
+            ranked = 0 if name in campaign["unscored"] else distinct * campaign["ranking"]["images"] / p["batch"]
+            kinds = (("train: sampled steps", "sampled", steps * (1 + method.learns)),) if name in SAMPLED else (
+                ("train: mixed steps of weights", "weights", steps), ("train: mixed steps of alpha", "alpha", steps * method.learns))
+            kinds += (("rank the space", "cell", ranked),
+                      ("select: valid", "cell", campaign["candidates"] * (images + CALIBRATION) / p["batch"]),
+                      ("select: perturb, trials", "trial", len(NB201.edges) * len(NB201.ops) * batches),
+                      ("select: perturb, tuning of weights", "weights", tuning), ("select: perturb, tuning of alpha", "alpha", tuning))
+            rows += [[data, name, kind, round(count), *costs[unit] * area] for kind, unit, count in kinds]
+    return pd.DataFrame(rows, columns=["data", "stage1", "work", "count", "flops", "bytes", "kernels"])
+
+
+def makespan(hours, devices: int) -> float:
+    """Hours until all runs are done if every free device takes the longest that is left (Graham, 1969)."""
+    busy = np.zeros(devices)
+    for run in sorted(hours, reverse=True):
+        busy[busy.argmin()] += run
+    return float(busy.max())
