@@ -79,9 +79,9 @@ def _nasbench201(source, size, time):
 def _embedded(folder, name):
     file = folder / f"{name}.nc"
     checksum = file.with_suffix(".sha256")
-    if not file.is_file() or not checksum.is_file():
-        known = sorted(f.stem for f in folder.glob("*.nc")) + list(CLASSES)
-        raise BenchmarkError(f"no truth table {name!r}; there is {known}; those that ship, with their checksums, "
+    known = sorted(f.stem for f in folder.glob("*.nc"))
+    if name not in known or not checksum.is_file():
+        raise BenchmarkError(f"no truth table {name!r}; there is {known + list(CLASSES)}; those that ship, with their checksums, "
                              "come back with `git checkout -- nas_lib/embedded`")
     expected = checksum.read_text().split()[0]
     found = hashlib.sha256(file.read_bytes()).hexdigest()

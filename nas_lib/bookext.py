@@ -1,17 +1,21 @@
-"""Sphinx extension of the book: charts and mathematics without a network, run pages titled by their run.
+"""Sphinx extension of the book: charts and mathematics without a network, tables that are numbered and searched, files
+to take away, run pages titled by their run.
 
 Enabled in ``_config.yml``; ``VegaLite`` is found by MyST-NB through the entry point in ``pyproject.toml``.
 """
 
 from __future__ import annotations
 
+import ast
 import html
 import json
 from pathlib import Path, PurePosixPath
 
 from docutils import nodes
 from docutils.utils.math import latex2mathml
+from sphinx import addnodes
 
+from nas_lib import takeaway
 from nas_lib.charts import MIME, VEGA_LITE
 
 RUNS = "report/runs"
@@ -22,21 +26,87 @@ QUIET = ("const log = console.log; console.log = (...words) => "
 
 
 class VegaLite:
-    """MyST-NB plug-in: writes a chart's specification into the page, for ``book_charts.js`` to draw."""
+    """MyST-NB plug-in: a chart's specification, for ``book_charts.js`` to draw; an HTML table as one of the document."""
 
     mime_priority_overrides = [(builder, MIME, 5) for builder in ("html", "dirhtml", "singlehtml")]
 
     @staticmethod
     def handle_mime(renderer, data, inline):
-        if inline or data.mime_type != MIME:
+        own = data.output_metadata.get("nas_lib", {})
+        if inline or data.mime_type not in (MIME, "text/html"):
             return None
-        spec = json.loads(data.content) if isinstance(data.content, str) else data.content
-        text = json.dumps(spec, separators=(",", ":")).replace("</", "<\\/")  # must not end the script
-        words = html.escape(spec.get("description", "Chart"))
-        page = (f'<div class="nas-chart"><script type="application/json" class="nas-spec">{text}</script>'
-                f"<noscript>{words} (drawing it needs JavaScript)</noscript></div>")
-        # Not the theme's class for HTML outputs: it paints them light grey in dark mode.
-        return [nodes.raw(text=page, format="html", classes=["output", "vegalite"])]
+        if data.mime_type == MIME:
+            return [_chart(data.content), *_links(own)]
+        table = takeaway.read_table(data.string)
+        return [_table(table, own.get("label"), renderer.renderer), *_links(own)] if table else None
+
+
+def _chart(spec) -> nodes.Node:
+    spec = json.loads(spec) if isinstance(spec, str) else spec
+    text = json.dumps(spec, separators=(",", ":")).replace("</", "<\\/")  # must not end the script
+    words = html.escape(spec.get("description", "Chart"))
+    page = (f'<div class="nas-chart"><script type="application/json" class="nas-spec">{text}</script>'
+            f"<noscript>{words} (drawing it needs JavaScript)</noscript></div>")
+    # Not the theme's class for HTML outputs: it paints them light grey in dark mode.
+    return nodes.raw(text=page, format="html", classes=["output", "vegalite"])
+
+
+def _links(own: dict) -> list[nodes.Node]:
+    """A row of links to the files of an output."""
+    links = " ".join(f'<a href="{html.escape(path)}" download aria-label="Download as {kind.upper()}">{kind.upper()}</a>'
+                     for kind, path in own.get("files", {}).items())
+    return [nodes.raw(text=f'<p class="nas-take">{links}</p>', format="html")] if links else []
+
+
+def _table(table: takeaway.Table, label: str | None, renderer) -> nodes.table:
+    """A table that Sphinx numbers, lists under ``label`` and searches, unlike raw HTML."""
+    numeric = table.numeric()
+    stubs = [cell.tag.name == "th" for cell in table.grid("body")[0]]
+    group = nodes.tgroup("", *(nodes.colspec(colwidth=1, stub=stub) for stub in stubs), cols=len(stubs))
+    for part, name in ((nodes.thead, "head"), (nodes.tbody, "body")):
+        grid, rows = table.grid(name), part()
+        for cells, columns in zip(getattr(table, name), grid, strict=True):
+            row = nodes.row()
+            for cell in cells:
+                entry = nodes.entry("", nodes.paragraph("", "", *_inline(cell.tag, cell.style, renderer)))
+                entry["classes"] = ["number" if numeric[columns.index(cell)] else "words"]
+                entry.update_basic_atts({"morecols": cell.columns - 1} if cell.columns > 1 else {})
+                entry.update_basic_atts({"morerows": cell.rows - 1} if cell.rows > 1 else {})
+                row += entry
+            rows += row
+        group += rows
+    node = nodes.table("", *([nodes.title(text=table.caption)] if table.caption else []), group,
+                       classes=["nas-table", "colwidths-auto"])
+    if label and table.caption:
+        node["names"].append(nodes.fully_normalize_name(label))
+        renderer.document.note_explicit_target(node, node)
+    return node
+
+
+def _inline(tag, style: str, renderer) -> list[nodes.Node]:
+    """The text of a cell with its links and code; ``page.ipynb#label`` becomes the number of what has that label."""
+    found = []
+    for child in tag.children:
+        if isinstance(child, str):
+            found.append(nodes.Text(" ".join(child.replace("\xa0", " ").split(" "))))
+        elif child.name == "a":
+            found.append(_reference(child["href"], child.get_text(), renderer))
+        elif child.name == "code":
+            found.append(nodes.literal(text=child.get_text()))
+        else:
+            found += _inline(child, "", renderer)
+    wrap = {"bold": nodes.strong, "italic": nodes.emphasis}.get(style)
+    return [wrap("", "", *found)] if wrap else found
+
+
+def _reference(href: str, text: str, renderer) -> nodes.Node:
+    page, _, label = href.partition("#")
+    if not page.endswith((".ipynb", ".md")):
+        return nodes.reference(text, text, refuri=href)
+    to = {"reftype": "numref", "reftarget": label, "refexplicit": False} if label else {
+        "reftype": "doc", "reftarget": page.rpartition(".")[0], "refexplicit": True}
+    return addnodes.pending_xref("", nodes.inline(text=text), refdomain="std", refwarn=True,
+                                 refdoc=renderer.sphinx_env.docname, **to)
 
 
 def write_scripts(app) -> None:
@@ -77,22 +147,54 @@ def mathml(block: bool):
     return visit
 
 
-def _fold_parameters(app, docname, source):
-    """Fold the cell of parameters that papermill injected, as the other code cells of a page are."""
+def prepare(app, docname, source) -> None:
+    """Fold the cell of parameters that papermill injected, and write the files that the outputs of a page offer."""
     if not str(app.env.doc2path(docname)).endswith(".ipynb"):
         return
-    notebook = json.loads(source[0])
+    notebook, page = json.loads(source[0]), PurePosixPath(docname)
+    parameters = {}
     for cell in notebook["cells"]:
-        tags = cell["metadata"].get("tags", [])
+        tags = cell["metadata"].setdefault("tags", [])
+        if {"parameters", "injected-parameters"} & set(tags):
+            parameters |= _assigned("".join(cell["source"]))
         if "injected-parameters" in tags and "hide-input" not in tags:
             tags.append("hide-input")
+        for output in cell.get("outputs", []):
+            output.setdefault("metadata", {})["nas_lib"] = _offer(app, page, cell, output)
+    if sets := takeaway.result_sets(parameters) if str(page.parent) != RUNS else {}:
+        links = " ".join(f'<a href="{_put(app, page, name, path.read_bytes())}" download>{name}</a>'
+                         for name, path in sets.items())
+        notebook["cells"].append({"cell_type": "markdown", "id": "result-sets", "metadata": {}, "source":
+                                  f'<p class="nas-take">The results shown here (netCDF): {links}</p>'})
     source[0] = json.dumps(notebook)
+
+
+def _offer(app, page, cell, output) -> dict:
+    """Label of a cell's table, and links to the files of its output; pages of runs are neither labelled nor numbered."""
+    label = cell["metadata"].get("mystnb", {}).get("figure", {}).get("name") or cell.get("id")
+    files = takeaway.files(output.get("data", {}), label)
+    return {"label": label if str(page.parent) != RUNS else None,
+            "files": {kind: _put(app, page, f"{page.name}/{label}.{kind}", content) for kind, content in files.items()}}
+
+
+def _put(app, page, name: str, content: bytes) -> str:
+    """Write a file of the built book; its address, seen from ``page``."""
+    path = Path(app.outdir) / "downloads" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return "../" * len(page.parent.parts) + f"downloads/{name}"
+
+
+def _assigned(code: str) -> dict:
+    """The constants that a cell of parameters assigns."""
+    lines = [n for n in ast.parse(code).body if isinstance(n, ast.Assign | ast.AnnAssign)]
+    return {t.id: ast.literal_eval(n.value) for n in lines for t in (n.targets if isinstance(n, ast.Assign) else [n.target])}
 
 
 def setup(app) -> dict:
     """Connect the above to Sphinx."""
     app.add_js_file(None, body="{" + QUIET + "}", priority=0)
-    app.connect("source-read", _fold_parameters)
+    app.connect("source-read", prepare)
     app.connect("builder-inited", write_scripts)
     app.connect("html-page-context", load_scripts)
     app.connect("doctree-read", title_run, priority=100)  # before Sphinx collects the titles

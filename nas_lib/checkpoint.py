@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 import time
 import warnings
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from nas_lib import pickled
 
 EVERY = 5.0     # seconds of work that a stop may cost: storing a small state takes as long as an epoch of it
 
@@ -52,19 +57,38 @@ def save(path: Path, state: dict, purpose: str, before: Path | None = None) -> N
 def load(path: Path, purpose: str | None = None) -> dict:
     """Read, onto the CPU, a state that ``save`` wrote for the same ``purpose`` (None: for any).
 
-    Weights-only, so that no code in the file can run. Raises Damaged if the file is missing, cut or not such a state,
-    CheckpointError if it was written for something else.
+    Weights-only, so that no code in the file can run. Raises Damaged if the file is missing, cut, changed or not such a
+    state, CheckpointError if it was written for something else.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = Path(path).read_bytes()
+        _check(content)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         found = state.pop("purpose")
     except Exception as error:
-        raise Damaged(f"cannot read {path} ({type(error).__name__}: {error}): delete it, and the run starts again from "
-                      "what else is stored") from error
+        raise _damaged(path, error) from error
     if purpose not in (None, found):
         raise CheckpointError(f"{path} belongs to another run ({found}), not to {purpose}: use another folder, "
                               "or delete it")
     return state
+
+
+def _check(content: bytes) -> None:
+    """Refuse what is not, to the last bit, an archive as torch wrote it; torch itself reads past its checksums."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = archive.infolist()
+        if sum(m.file_size for m in members) > len(content):
+            raise ValueError("it would unpack to more than it holds")
+        if changed := archive.testzip():
+            raise ValueError(f"{changed} in it has another checksum")
+        for member in members:
+            if member.filename.endswith("/data.pkl"):
+                pickled.check(archive.read(member), objects=False)
+
+
+def _damaged(path: Path, error: Exception) -> Damaged:
+    return Damaged(f"cannot read {path} ({type(error).__name__}: {error}): delete it, and the run starts again from "
+                   "what else is stored")
 
 
 class Checkpoint:
@@ -77,18 +101,26 @@ class Checkpoint:
         self.path, self.purpose, self.stored = path and Path(path), purpose, time.monotonic()
         self.before = self.path and self.path.with_name(f"{self.path.stem}-before{self.path.suffix}")
 
-    def load(self) -> dict | None:
-        """The state from which to go on, if there is one: the last, or where that is damaged the one before, with a
-        warning. Raises CheckpointError as ``load`` does if no state that is there can be read."""
+    def load(self, take: Callable[[dict], object] = lambda state: state):
+        """What ``take`` makes of the last state, or where that is damaged of the one before, with a warning; None if
+        there is none. A state that ``take`` cannot use is damaged, too. Raises CheckpointError as ``load`` does if no
+        state that is there can be used."""
         there = [p for p in (self.path, self.before) if p is not None and p.exists()]
         for path in there:
             try:
-                return load(path, self.purpose)
+                return self._use(path, take)
             except Damaged as error:
                 if path == there[-1]:
                     raise
                 warnings.warn(f"{error}. This time it goes on from {self.before}, stored before", stacklevel=2)
         return None
+
+    def _use(self, path: Path, take: Callable[[dict], object]):
+        state = load(path, self.purpose)
+        try:
+            return take(state)
+        except Exception as error:      # raises anything where what is in it is not what ``keep`` was given
+            raise _damaged(path, error) from error
 
     def keep(self, state: dict, end: bool) -> None:
         """Store ``state``, at the ``end`` of the work always, before it at most every ``EVERY`` seconds."""

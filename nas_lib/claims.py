@@ -26,7 +26,7 @@ CLAIMS = {
     "C8": "the score of a pair orders pairs usefully, if imperfectly",
     "C9": "of 20 reviewed methods by far the most prune",
 }
-SPACES = {"nb201": "NAS-Bench-201", "s0": "S0", "s1": "S1", "s2": "S2", "s3": "S3", "s4": "S4"}
+SPACES = {"nb201": "NAS-Bench-201", "digits": "NAS-Bench-201, digits", "s0": "S0", "s1": "S1", "s2": "S2", "s3": "S3", "s4": "S4"}
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,9 @@ def digits(device="cpu", side=12, noise=1.0, fold=2) -> Data:
     turns every f x f block of pixels into f^2 channels (lossless): the input is
     ``[f^2, side/f, side/f]``.
     """
+    if not (type(side) is type(fold) is int and 8 <= side <= 1024 and fold > 0 and side % fold == 0 and 0 <= noise < 1e6):
+        raise ImageError(f"digits have side = {side!r}, fold = {fold!r}, noise = {noise!r}: side must be a whole number of "
+                         "pixels from 8, fold divide it, and noise be positive")
     # The file alone: importing scikit-learn to read it would take longer than a small run's ranking.
     home = importlib.util.find_spec("sklearn").submodule_search_locations[0]
     table = torch.from_numpy(np.loadtxt(Path(home) / "datasets/data/digits.csv.gz", delimiter=","))
@@ -228,7 +231,7 @@ SOURCES = {"digits": digits} | {name: partial(photographs, name) for name in (*i
 
 
 def load(name: str, device="cpu", **options) -> Data:
-    """The data set ``name`` on ``device``. Raises ValueError for an unknown name or images that cannot be used."""
+    """The data set ``name`` on ``device``. Raises ImageError for an unknown name or images that cannot be used."""
     if name not in SOURCES:
-        raise ValueError(f"unknown data set {name!r}: {', '.join(SOURCES)}")
+        raise ImageError(f"unknown data set {name!r}: {', '.join(SOURCES)}")
     return SOURCES[name](device, **options)

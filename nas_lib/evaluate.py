@@ -84,6 +84,43 @@ def summary(stage1: xr.Dataset, stage2: xr.Dataset, truth: xr.DataArray) -> xr.D
     return measured.assign_attrs(kept, provenance=results.provenance(started, "cpu"))
 
 
+def trained(stage2: xr.Dataset, finals: list[xr.Dataset]) -> xr.Dataset:
+    """Test errors where cells must be trained to know them: ``last``, ``best`` (stage1, stage2, seed, train_seed).
+
+    In percent, after the last epoch and at the best one; with ``genotype``, ``params`` and ``ties`` (stage1, stage2, seed). The joined
+    runs of Stage 2 on one data set in, and one result of ``experiments.final`` for each choice.
+    """
+    started = time.time()
+    keys = ["stage1", "stage2", "seed"]
+    cells = xr.merge([run[["last", "best", "params"]].assign(genotype=run.genotype).expand_dims(keys) for run in finals],
+                     join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
+    cells = cells.assign(genotype=cells.genotype.fillna("").astype(str), ties=stage2.squeeze("dataset", drop=True).ties)
+    kept = {k: results.said(stage2, k) for k in ("scale", "training", "protocol")}
+    return cells.drop_attrs().assign_attrs(kept, final=finals[0].final, provenance=results.provenance(started, "cpu"))
+
+
+def test_errors(summaries: list[xr.Dataset], which: str = "last") -> xr.DataArray:
+    """Errors (space, stage1, stage2, seed) in percent of what was chosen, from a campaign's summaries of several spaces.
+
+    Read off the truth table, or ``which`` error of the trained cells, the mean over training seeds. NAS-Bench-201 has the
+    name ``nb201`` on CIFAR-10, that of the data set elsewhere.
+    """
+    found = {}
+    for summary in summaries:
+        name = summary.dataset.item()
+        error = 100 - summary.accuracy if "accuracy" in summary else summary[which].mean("train_seed")
+        found["nb201" if name == "cifar10" else name.partition("-")[0]] = error.drop_vars("dataset")
+    return xr.concat(found.values(), xr.Variable("space", list(found)), join="outer").rename("error")
+
+
+def load_summaries(campaign: str) -> list[xr.Dataset]:
+    """All summaries of a campaign, its own or those that the book keeps. Raises ResultError if there are none."""
+    found = results.kept(campaign, "summary-*.nc")
+    if not found:
+        raise results.ResultError(f"no summaries of {campaign}: run notebooks/campaigns/{campaign}.yaml, or check the name")
+    return [results.read(path) for path in found]
+
+
 def load_summary(campaign: str, dataset: str = "digits") -> xr.Dataset:
     """The summary of a campaign: that of its own runs, or else the one that the book keeps.
 

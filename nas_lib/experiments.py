@@ -1,5 +1,4 @@
-"""What the notebooks run: the library's parts joined into one run of Stage 1 or 2, one shard of truth, or one final
-training.
+"""What the notebooks run: the library's parts joined into one run, one shard of truth, or one final training.
 
 Everything that a run needs is checked before any training starts. State is kept in a cache folder named
 by the configuration, so that a stopped run goes on, and Stage 2 finds the supernet that Stage 1 trained.
@@ -21,7 +20,7 @@ import xarray as xr
 from nas_lib import benchmark, data, devices, methods, results
 from nas_lib.charts import default_mode
 from nas_lib.final import Recipe as FinalRecipe
-from nas_lib.final import cells_of, recipe_of, train_final
+from nas_lib.final import cells_of, choice_of, recipe_of, train_final
 from nas_lib.parameters import ParameterError, Setup, check_parameters, short  # noqa: F401  notebooks check, too
 from nas_lib.proxies import network_size
 from nas_lib.ranking import CALIBRATION, rank
@@ -137,8 +136,8 @@ def shard(number: int, of: int, seeds, out, setup: Setup, recipe: dict) -> xr.Da
 def final(setup: Setup, out, cell: str, seeds=(0,), recipe: dict | None = None) -> xr.Dataset:
     """Train one architecture of a DARTS space from scratch, once per seed: the result, to be written to ``out``.
 
-    ``cell`` is its text, in either notation, or the name of a published one, as ``dartsm_pt`` of s1. Of ``setup`` only
-    space, data, device, threads and cache count. ``recipe`` changes single values of the published recipe. A stopped
+    ``cell`` is its text, in either notation, the name of a published one, as ``dartsm_pt`` of s1, or what a Stage-2
+    result chose (``choice_of``), whose coordinates the result then has. Of ``setup`` only space, data, device, threads and cache count. ``recipe`` changes single values of the published recipe. A stopped
     training goes on where it was. Returns ``error`` and ``train_loss`` (train_seed, epoch), ``last`` and ``best``
     errors (train_seed) in percent, ``params`` and ``flops`` without the second classifier. Raises ParameterError or ResultError before any training.
     """
@@ -161,8 +160,8 @@ def final(setup: Setup, out, cell: str, seeds=(0,), recipe: dict | None = None) 
     runs = [train_final(cells, images, how, seed, folder / f"s{seed}.pt", default_mode() == "live") for seed in seeds]
     params, flops = network_size(cells, images.shape, how.channels, how.cells, images.classes, how.pool_norm)
     table = xr.concat(runs, "train_seed").assign(params=params, flops=flops)
-    return table.assign_coords(dataset=setup.dataset, train_seed=list(seeds)).assign_attrs(
-        cell=cell, genotype=str(cells), config=config, provenance=results.provenance(started, setup.device))
+    return table.assign_coords(dataset=setup.dataset, train_seed=list(seeds), **choice_of(cell)[0]).assign_attrs(
+        cell=cell, genotype=str(cells), final=how.said(images), config=config, provenance=results.provenance(started, setup.device))
 
 
 class _Job:
@@ -219,12 +218,13 @@ class _Job:
         s, paper, apart = self.setup, PUBLISHED[self.space.name], self.space.enumerable
         scale = (f"Supernets of {_many(s.channels, 'channel')} and {_many(s.cells, 'cell')}{' per stage' if apart else ''} "
                  f"(published runs: {paper.channels} and {paper.cells}).")
-        long = f"{paper.epochs}{', single-path baselines 250' if apart else ''}"
-        training = f"Trained for {_many(s.epochs, 'epoch')} (published runs: {long})." if self.method.trains else "Not trained."
-        run = run.assign_coords(dataset=s.dataset, stage1=s.name, seed=s.seed)
+        images = f"{len(self.data.halves()[0][1]):,} images of side {self.data.shape[-1]}"
+        training = (f"Trained for {_many(s.epochs, 'epoch')} on {images} (published runs: {paper.epochs}"
+                    f"{', single-path baselines 250' * apart}; on CIFAR 25,000 of side 32)." if self.method.trains else "Not trained.")
         flags = f" with {', '.join(f'{k}={v}' for k, v in s.flags.items())}" if s.flags else ""
-        return run.assign_attrs(scale=scale, training=training, protocol=s.protocol + flags, config=self.config, **attrs,
-                                provenance=results.provenance(started, s.device))
+        return run.assign_coords(dataset=s.dataset, stage1=s.name, seed=s.seed).assign_attrs(
+            scale=scale, training=training, protocol=s.protocol + flags, config=self.config, **attrs,
+            provenance=results.provenance(started, s.device))
 
 
 def _prepare(setup: Setup, out) -> data.Data:

@@ -18,6 +18,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from nas_lib import results
 from nas_lib.checkpoint import Checkpoint
 from nas_lib.data import Data
 from nas_lib.networks import PairNetwork
@@ -58,6 +59,12 @@ class Recipe:
             if value < least.get(f.name, 0) or f.name == "drop_path" and value >= 1:
                 raise ValueError(f"{f.name} = {value!r} is out of range")
 
+    def said(self, data: Data) -> str:
+        """The size of a training on ``data``, beside the published one, as a sentence."""
+        return (f"Chosen cells are trained from scratch in networks of {self.channels} channels and {self.cells} cells, "
+                f"{self.epochs} epochs on {len(data.parts['train'][1]):,} images of side {data.shape[-1]} (published: 36, 20, "
+                "600; 50,000 of side 32).")
+
 
 def recipe_of(space: CellPairs) -> Recipe:
     """The published recipe: in S0 other than in S1 to S4 (algorithms, 2)."""
@@ -65,12 +72,31 @@ def recipe_of(space: CellPairs) -> Recipe:
 
 
 def cells_of(space: CellPairs, name: str) -> Genotype:
-    """The cells written as ``name``, or published under it, as ``darts 10 prune`` of s0. Raises ValueError."""
-    known = CELLS[space.name]
+    """The cells written as ``name``, published under it, as ``darts 10 prune`` of s0, or chosen (``choice_of``).
+
+    Raises ValueError.
+    """
+    known, name = CELLS[space.name], choice_of(name)[1] or name
     if not {"/", "("} & set(name) and name not in known:
         raise ValueError(f"{name!r} is not among the published cells of {space.name}: {', '.join(known)}; or give the "
                          "text of an architecture")
     return space.genotype(space.parse(known.get(name, name)))
+
+
+def choice_of(cell: str) -> tuple[dict, str]:
+    """``stage1``, ``stage2`` and ``seed`` of what a Stage-2 result chose, and its text; both empty for any other ``cell``.
+
+    The result is named by its file, then the method: ``results/mine/stage2-s1-digits-gdas-s3.nc prune``. Raises
+    ValueError if the method chose nothing there, ResultError if there is no such file.
+    """
+    file, _, method = cell.rpartition(" ")
+    if not file.endswith(".nc"):
+        return {}, ""
+    run = results.read(file)
+    choices = dict(zip(run.stage2.values.tolist(), run.choice.values.tolist(), strict=True))
+    if not choices.get(method):
+        raise ValueError(f"{method} chose nothing in {file}: {run.attrs.get('not_applicable', list(choices))}")
+    return {"stage1": run.stage1.item(), "stage2": method, "seed": run.seed.item()}, choices[method]
 
 
 class Training:
@@ -151,8 +177,7 @@ def train_final(cells: Genotype, data: Data, recipe: Recipe, seed: int, file=Non
     """
     run = Training(cells, data, recipe, seed)
     kept = Checkpoint(file, json.dumps([str(cells), asdict(recipe), data.config, seed]))
-    if (state := kept.load()) is not None:
-        run.restore(state)
+    kept.load(run.restore)
     bar = tqdm(total=recipe.epochs, initial=run.epoch, desc=f"train s{seed}", unit="epoch", disable=not progress)
     while run.epoch < recipe.epochs:
         run.train_epoch()

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -174,9 +176,9 @@ def _batch(file: Path, facts: Facts, md5: str) -> Labelled:
         content = _content(file, md5)
         if not md5:
             pickled.check(content)
-        batch = pickled.load(content)
-        x = batch["data"].reshape(-1, 3, facts.side, facts.side)
-        y = np.fromiter((int(label) for label in batch[facts.labels]), np.int64)
+        x, y = pickled.load(content, "data", facts.labels)
+        x = x.reshape(-1, 3, facts.side, facts.side)
+        y = np.fromiter((int(label) for label in y), np.int64)
         if facts.classes == 120:            # of the thousand classes of ImageNet, numbered from 1, the first
             check(x, y - 1, 1000, file)
             x, y = x[y <= 120], y[y <= 120] - 1
@@ -188,10 +190,27 @@ def _matlab(file: Path, facts: Facts, md5: str) -> Labelled:
     from scipy.io import loadmat  # slow to import
 
     with reading(file):
-        table = loadmat(io.BytesIO(_content(file, md5)), variable_names=["X", "y"])
+        content = _content(file, md5)
+        if not md5:
+            _check_matlab(content)
+        table = loadmat(io.BytesIO(content), variable_names=["X", "y"])
         x, y = table["X"].transpose(3, 2, 0, 1), table["y"].astype(np.int64).ravel()
         check(x, y - 1, 10, file, facts.side)
         return np.ascontiguousarray(x), y % 10
+
+
+def _check_matlab(content: bytes) -> None:
+    """Refuse a file whose compressed elements would fill the memory."""
+    at, total = 128, 0
+    while at + 8 <= len(content):
+        kind, size = struct.unpack_from("<II" if content[126:128] == b"IM" else ">II", content, at)
+        unpacked, rest = zlib.decompressobj(), content[at + 8:at + 8 + size] if kind == 15 else b""
+        while rest and total <= 2 * LIMIT:
+            total += len(unpacked.decompress(rest, 1 << 20))
+            rest = unpacked.unconsumed_tail
+        at += 8 + size
+    if total > 2 * LIMIT:
+        raise ValueError("it would unpack to too much")
 
 
 def _coded(file: Path, facts: Facts, sha256: str) -> Labelled:

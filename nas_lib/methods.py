@@ -21,10 +21,10 @@ class UnknownMethod(ValueError):
 
 def names(stage: str) -> list[str]:
     """The built-in methods of ``stage`` ("stage1" or "stage2"), by the files that hold them."""
-    return sorted(_built_in(stage))
+    return sorted(files(stage))
 
 
-def _built_in(stage: str) -> dict[str, str]:
+def files(stage: str) -> dict[str, str]:
     """Name -> file stem: ``rsps_plus.py`` is "rsps+", ``darts_minus.py`` "darts-", ``pc_darts.py`` "pc-darts".
 
     Scores of Stage 2 keep the underscore that their papers write.
@@ -80,7 +80,7 @@ def _module(stage: str, name: str) -> ModuleType:
         sys.modules[spec.name] = module     # dataclasses look their module up
         spec.loader.exec_module(module)
         return module
-    built_in = _built_in(stage)
+    built_in = files(stage)
     if name not in built_in:
         raise UnknownMethod(f"unknown {stage} method {name!r}; built-in: {names(stage)}, or the path "
                             "of a .py file")

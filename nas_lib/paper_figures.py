@@ -108,3 +108,28 @@ def review_bars(counts: pd.Series) -> alt.LayerChart:
         width=470, height=150,
         title=alt.Title("How do published methods select?", subtitle=f"{n} methods of the paper's review (Table 4)"),
         description=f"Number of reviewed methods per kind of Stage 2: {said}.")
+
+
+def two_ways(values: xr.DataArray, axis: str, title: str) -> alt.LayerChart:
+    """One measure computed in two ways: ``values`` (case, way, seed), the corrected way first; ``axis`` with its unit.
+
+    A line joins the two means of a case, whiskers are population standard deviations, small marks single seeds.
+    """
+    case, way = (d for d in values.dims if d != "seed")
+    table, ways = spread(values), values[way].values.tolist()
+    seeds = values.to_dataset(name="value").to_dataframe().reset_index().dropna().round(4)
+    y = alt.Y(f"{case}:N", title=None, sort=values[case].values.tolist(), axis=alt.Axis(labelLimit=0))
+    colour = alt.Scale(domain=ways, range=[marks.BLUE, marks.RED])
+    look = {"color": alt.Color(f"{way}:N", title=way, scale=colour, legend=alt.Legend(orient="bottom")),
+            "shape": alt.Shape(f"{way}:N", title=way, scale=alt.Scale(domain=ways, range=["circle", "diamond"]))}
+    base = alt.Chart(table).encode(y=y)
+    x = alt.X("mean:Q", title=axis, scale=alt.Scale(zero=False))
+    joined = base.mark_line(color=marks.GREY, strokeWidth=1).encode(x=x, detail=f"{case}:N")
+    whiskers = base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q", color=look["color"])
+    singles = alt.Chart(seeds).mark_point(size=14, opacity=0.5).encode(x="value:Q", y=y, **look)
+    means = base.mark_point(size=70, filled=True, opacity=1).encode(
+        x=x, **look, tooltip=tips(case, way, "mean.3f", "std.3f", "n"))
+    return alt.layer(joined, singles, whiskers, means).properties(
+        width=430, height=alt.Step(26),
+        title=alt.Title(title, subtitle=f"mean and ± population std over {n_text(table['n'])}; small: single seeds"),
+        description=f"{title} {axis} by {case}, computed in two ways: {' and '.join(map(str, ways))}.")

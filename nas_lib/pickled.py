@@ -13,28 +13,38 @@ import re
 
 import numpy as np
 
-TUPLES = 10_000     # nested deeper than a C stack can follow they would end the process, in a key of a dict
+TUPLES = 80_000     # nested deeper than a C stack can follow they would end the process, in a key of a dict
+AGAIN = {"BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "GLOBAL",
+         "STACK_GLOBAL"}
+NEVER = {"BYTEARRAY8", "DUP", "POP", "POP_MARK"}     # what a pickler does not write for plain values
 
 
-def load(content: bytes) -> dict:
-    """The dict pickled in ``content``, its arrays as read-only numpy arrays.
+def load(content: bytes, *keys: str) -> list:
+    """The values of ``keys`` in the dict pickled in ``content``, arrays as read-only numpy arrays.
 
     Raises pickle.UnpicklingError for a name that does not belong there, and whatever damaged content leads to.
     """
     found = _Unpickler(io.BytesIO(content), encoding="latin1").load()
-    return {k: v.values if isinstance(v, _Array) else v for k, v in found.items()}
+    return [v.values if isinstance(v := found[k], _Array) else v for k in keys]
 
 
-def check(content: bytes) -> None:
-    """Refuse, by UnpicklingError, a pickle made to exhaust memory or stack, before it is read.
+def check(content: bytes, objects=True) -> None:
+    """Refuse, by UnpicklingError, a pickle made to exhaust memory, stack or patience, before it is read.
 
-    For content of unknown origin; it costs about a second per million values.
+    A few dozen containers of which each holds the last one twice would take for ever to hash or to walk through. So only
+    texts, names and, where asked, what is called may be used again. For content of unknown origin; it costs about a second per million values.
     """
-    tuples = 0
+    tuples, numbers, made = 0, {}, ""       # numbers: what each number of the memo stands for
     for op, argument, _ in pickletools.genops(content):
-        tuples += op.name.startswith("TUPLE")
-        if op.name == "BYTEARRAY8" or "PUT" in op.name and argument > len(content) or tuples > TUPLES:
-            raise pickle.UnpicklingError(f"{op.name} does not belong in a batch of images")
+        name = op.name
+        tuples += name.startswith("TUPLE")
+        if "PUT" in name or name == "MEMOIZE":
+            numbers[len(numbers) if argument is None else argument] = made
+        elif name not in ("FRAME", "PROTO"):
+            made = name
+        if (name in NEVER or tuples > TUPLES or "PUT" in name and argument > len(content)
+                or "GET" in name and numbers.get(argument) not in (AGAIN | {"REDUCE"} if objects else AGAIN)):
+            raise pickle.UnpicklingError(f"{name} does not belong in a file of plain values")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -58,10 +68,12 @@ class _StandIns:
         return _Kind(code)
 
     def scalar(self, kind, raw):
+        if len(raw) != kind.dtype.itemsize:
+            raise pickle.UnpicklingError("a number of another size does not belong in a batch of images")
         return np.frombuffer(_encoded(raw), kind.dtype)[0]
 
     def encode(self, text, _):
-        return _encoded(text)
+        return text         # encoded where it is used, so that a text used often is not there as often
 
 
 class _Kind:
@@ -84,8 +96,12 @@ class _Array:
     """For ``numpy.ndarray``."""
 
     def __setstate__(self, state):
-        _, shape, kind, fortran, raw = state
-        self.values = np.frombuffer(_encoded(raw), kind.dtype).reshape(shape, order="F" if fortran else "C")
+        _, self.shape, self.kind, self.fortran, self.raw = state
+
+    @property
+    def values(self) -> np.ndarray:
+        flat = np.frombuffer(_encoded(self.raw), self.kind.dtype)
+        return flat.reshape(self.shape, order="F" if self.fortran else "C")
 
 
 def _encoded(raw) -> bytes:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from nas_lib import results
-from nas_lib.images import ImageError, Labelled, check, reading
+from nas_lib.images import LIMIT, ImageError, Labelled, check, reading
 
 FORMATS = {".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+PIXELS = 1 << 26     # of a picture
 PARTS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 
 
@@ -40,7 +43,7 @@ def read(side: int | None, folder=None, file=None) -> tuple[dict[str, Labelled],
 def _folder(folder: Path, classes: list[str], side: int | None) -> Labelled:
     files = [f for f in folder.rglob("*") if f.suffix.lower() in FORMATS and f.is_file()
              and not any(name[0] == "." for name in f.relative_to(folder).parts)]
-    files.sort(key=lambda f: hashlib.sha256(f.relative_to(folder).as_posix().encode()).digest())
+    files.sort(key=lambda f: hashlib.sha256(os.fsencode(f.relative_to(folder).as_posix())).digest())
     names = [f.relative_to(folder).parts[0] for f in files]
     if unknown := sorted({*names} - {*classes}):
         raise ImageError(f"{folder / unknown[0]} is no class of the training pictures: there are {', '.join(classes)}")
@@ -64,13 +67,17 @@ def _picture(file: Path, side: int | None) -> np.ndarray:
     from PIL import Image, ImageOps  # it comes with torchvision
 
     with reading(file), Image.open(file) as image:
+        if image.width * image.height > PIXELS:
+            raise ImageError(f"{file} says that it is {image.width} x {image.height}: make it smaller")
         rgb = image.convert("RGB")
         return np.asarray(ImageOps.fit(rgb, (side, side), Image.Resampling.BOX) if side else rgb)
 
 
 def _arrays(file: Path) -> tuple[dict[str, Labelled], int]:
     found, classes = {}, 0
-    with reading(file), np.load(file) as arrays:
+    with reading(file), zipfile.ZipFile(file) as archive, np.load(file) as arrays:
+        if sum(m.file_size for m in archive.infolist()) > max(LIMIT, 100 * file.stat().st_size):
+            raise ImageError(f"{file} would unpack to more than a hundred times its size: images are not like that")
         if "x_train" not in arrays:
             raise ImageError(f"{file} has no array x_train, but {', '.join(arrays)}: name the arrays x_train, y_train, "
                              "x_test and y_test")

@@ -19,83 +19,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from nas_lib.checkpoint import Checkpoint
+from nas_lib.layers import Layers
 from nas_lib.ops import Reduction, ReLUConvBN, draw_from
 from nas_lib.protocol import BN_RULES
 from nas_lib.supernet import Cell, Supernet
 
 CALIBRATION = 1280  # images of the training half by which "recalibrate" sets the statistics: 20 batches of 64
 MAP = 2**28         # bytes
-MATRIX = 256        # values of a feature map up to which a convolution is done as a matrix product
-
-
-class Layers:
-    """How layers act on the feature maps ``[u, B, H, W, C]`` of u networks at once; ``rest``: what is compiled.
-
-    Batch norm goes by a rule, each network having its own statistics:
-    ``running``: the layer's stored statistics, the same for all (what the published code does).
-    ``batch``: each network's mean and biased variance over the images at hand.
-    ``collect``: as ``batch``, keeping the average over passes of mean and unbiased variance.
-    ``stored``: those averages, layer by layer in the order of the calls.
-    """
-
-    def __init__(self, rule: str, matrices: dict | None = None):
-        self.rule, self.kept, self.calls, self.passes, self.rest = rule, [], 0, 0, None
-        self.matrices = {} if matrices is None else matrices
-
-    def start(self):
-        """Begin a forward pass over one batch."""
-        self.calls, self.passes = 0, self.passes + 1
-
-    def norm(self, bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
-        """Normalise ``x``."""
-        if self.rule == "running":
-            mean, var = bn.running_mean, bn.running_var
-        elif self.rule == "stored":
-            mean, var = self.kept[self.calls]
-        else:
-            mean = _mean(x)                                          # u, 1, 1, 1, C
-        x = x - mean
-        if self.rule in ("batch", "collect"):
-            var = _mean(x.square())
-            if self.rule == "collect":
-                n = x[0, ..., 0].numel()
-                self._keep(mean, var * (n / max(n - 1, 1)))
-        self.calls += 1
-        scale = torch.rsqrt(var + bn.eps)
-        return torch.addcmul(bn.bias, x, scale * bn.weight) if bn.affine else x.mul_(scale)
-
-    def _keep(self, mean, var):
-        if self.passes == 1:
-            self.kept.append((mean, var))
-        else:
-            m, v = self.kept[self.calls]
-            self.kept[self.calls] = (m + (mean - m) / self.passes, v + (var - v) / self.passes)
-
-    def linear(self, module: nn.Module, x: Tensor) -> Tensor:
-        """A convolution without bias, or a pooling.
-
-        On small maps it is one matrix product: the matrix is what the module makes of the unit images. That
-        suits processors better than a convolution with few channels does.
-        """
-        size = x[0, 0].numel()
-        if size > MATRIX:
-            y = module(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-            return y.contiguous().unflatten(0, x.shape[:2])
-        if module not in self.matrices:
-            units = torch.eye(size, dtype=x.dtype, device=x.device).view(size, *x.shape[2:])
-            self.matrices[module] = module(units.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
-        matrix = self.matrices[module]                                   # H*W*C, H', W', C'
-        return (x.flatten(2) @ matrix.flatten(1)).unflatten(2, matrix.shape[1:])
-
-    def conv_norm(self, module: ReLUConvBN, x: Tensor) -> Tensor:
-        """What follows the ReLU."""
-        _, conv, bn = module.op
-        return self.norm(bn, self.linear(conv, x))
-
-
-def _mean(x: Tensor) -> Tensor:
-    """Mean over images and places of ``[u, B, H, W, C]``; images first, where the inner run is long."""
-    return x.mean(1, keepdim=True).mean((2, 3), keepdim=True)
 
 
 def _rows(x: Tensor, rows: np.ndarray) -> Tensor:
@@ -292,8 +222,12 @@ def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, b
     done, end = (min(block * (blocks * k // parts), len(members)) for k in (part, part + 1))
     kept = Checkpoint(folder and Path(folder) / ("ranking.pt" if parts == 1 else f"ranking-{part}of{parts}.pt"),
                       f"ranking {space.name} on {len(images)} images in batches of {batch} under {bn} statistics")
-    if (state := kept.load()) is not None:
-        done, score, loss = state["done"], state["score"].numpy(), state["loss"].numpy()
+
+    def take(state):
+        score[:], loss[:] = state["score"].numpy(), state["loss"].numpy()
+        return range(end + 1).index(state["done"])
+
+    done = kept.load(take) or done
     matrices: dict = {}
     bar = tqdm(total=end, initial=done, desc=f"rank ({bn})", unit="cell", disable=not progress)
     for start in range(done, end, block):

@@ -27,6 +27,8 @@ import numpy as np
 import xarray as xr
 
 KEYS = ("dataset", "stage1", "seed")
+MARK = b"\nsha256 "
+LIMIT = 1 << 28     # bytes of a result in memory: far more than any has
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -73,6 +75,7 @@ def write(dataset: xr.Dataset, path) -> Path:
     target = where(path)
     # Encoded in memory first: what goes wrong from here on is the disk's doing and has a plain errno.
     content = bytes(_portable(dataset).to_netcdf(engine="h5netcdf", encoding=_encoding(dataset)))
+    content += MARK + hashlib.sha256(content).hexdigest().encode()      # HDF5 does not look beyond its end
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -104,13 +107,32 @@ def read(path) -> xr.Dataset:
         raise ResultError(f"cannot read {source} ({error.strerror}): check the path and its "
                           "permissions") from error
     try:
-        with h5py.File(io.BytesIO(content)) as file:
-            file.visititems(lambda *_: None)  # where this fails, h5netcdf would also print noise
+        check(content)
         dataset = xr.load_dataset(io.BytesIO(content), engine="h5netcdf")
     except Exception as error:  # a damaged file raises anything, from OSError to KeyError
         raise ResultError(f"{source} is cut, damaged or no netCDF file: delete it and make it "
                           "again") from error
     return _texts(dataset.drop_encoding())  # how it lay on disk must not leak into the next write
+
+
+def check(content: bytes) -> None:
+    """Raise an error for a netCDF file that is not as ``write`` left it, or would fill the memory."""
+    end = len(content) - len(MARK) - 64
+    if content[end:-64] == MARK and hashlib.sha256(content[:end]).hexdigest().encode() != content[-64:]:
+        raise ValueError("its bytes are not those that were written")
+    sizes = []
+
+    def look(name, link):
+        item = file[name] if isinstance(link, h5py.HardLink) else None
+        if item is None or isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+            raise ValueError("it wants to read other files")
+        if isinstance(item, h5py.Dataset):          # texts may all be the same long one
+            sizes.append(item.size * (len(content) if item.dtype.kind == "O" else item.dtype.itemsize))
+
+    with h5py.File(io.BytesIO(content)) as file:    # where this fails, h5netcdf would also print noise
+        file.visititems_links(look)
+    if sum(sizes) > LIMIT:
+        raise ValueError("it would unpack to too much")
 
 
 def load(paths) -> xr.Dataset:

@@ -197,7 +197,13 @@ def train_shard(space: Space, networks, data: Data, recipe: Recipe, seeds, file=
     """
     purpose = json.dumps([space.name, asdict(recipe), data.config, list(seeds), list(map(int, networks))])
     kept = Checkpoint(file, purpose)
-    rows = {k: v.tolist() for k, v in (kept.load() or {}).items()} or {"test": [], "valid": [], "seconds": []}
+
+    def take(state):
+        number = range(len(networks) + 1).index(len(state["seconds"]))
+        shapes = {"test": (number, len(seeds)), "valid": (number, len(seeds)), "seconds": (number,)}
+        return {k: state[k].reshape(shape).tolist() for k, shape in shapes.items()}
+
+    rows = kept.load(take) or {"test": [], "valid": [], "seconds": []}
     bar = tqdm(networks[len(rows["seconds"]):], desc="train from scratch", unit="cell",
                initial=len(rows["seconds"]), total=len(networks), disable=not progress)
     for index in bar:

@@ -50,28 +50,30 @@ class Cell(nn.Module):
         edges = list(enumerate(zip(self.space.edges, self.edges.values(), strict=True)))
         for source in range(self.space.nodes - 1):
             leaving = [(e, target, ops) for e, ((target, s), ops) in edges if s == source]
-            mixed = self._leaving(nodes[source], torch.stack([w[e] for e, _, _ in leaving]), [o for *_, o in leaving],
-                                  statistics)                            # B, edge, C, H, W
-            for k, (_, target, _) in enumerate(leaving):
-                y = mixed[:, k]
+            mixed = self._leaving(nodes[source], [w[e] for e, _, _ in leaving], [o for *_, o in leaving], statistics)
+            for y, (_, target, _) in zip(mixed, leaving, strict=True):
                 nodes[target] = y if nodes[target] is None else nodes[target] + y
         return nodes[-1]
 
-    def _leaving(self, x, w, ops, statistics):
-        rectified, total, channels = x.relu(), None, x.shape[1]
+    def _leaving(self, x, w, ops, statistics) -> list[Tensor]:
+        """What the edges from one node give, ``[B, C, H, W]`` each. All stays channels last, on the way back, too:
+        there a batch norm takes nine times as long in another layout."""
+        rectified, total, edges = x.relu(), None, len(ops)
         for o, first in enumerate(ops[0]):
             if isinstance(first, ReLUConvBN):
                 convs, norms = [m[o].op[1] for m in ops], [m[o].op[2] for m in ops]
                 y = F.conv2d(rectified, torch.cat([c.weight for c in convs]), padding=convs[0].padding)
-                scale = w[:, o].repeat_interleave(channels)
+                scale = torch.stack([row[o] for row in w]).repeat_interleave(x.shape[1])
                 n = y.numel() // y.shape[1]
                 y, mean, deviation = torch.native_batch_norm(y, scale, None, None, None, True, 0.1, norms[0].eps)
                 statistics.append((norms, mean.detach(), deviation.detach(), n))
-                term = y.unflatten(1, (len(ops), channels))
-            else:
-                term = first(x)[:, None] * w[:, o].view(-1, 1, 1, 1)
-            total = term if total is None else total + term
-        return total
+                total = y if total is None else total + y
+        mixed = list(total.chunk(edges, 1)) if total is not None else [0] * edges
+        for o, first in enumerate(ops[0]):
+            if not isinstance(first, ReLUConvBN):
+                y = first(x)
+                mixed = [m + row[o] * y for m, row in zip(mixed, w, strict=True)]
+        return mixed
 
 
 class Supernet(nn.Module):
@@ -231,9 +233,13 @@ def load_published(state: Mapping[str, Tensor], space: str = "nb201", *, channel
     """
     if space not in SPACES:
         raise ValueError(f"unknown space {space!r}: supernets of {', '.join(SPACES)} can be loaded")
+    if not isinstance(state, Mapping):
+        raise StateError(f"a {type(state).__name__} is no state: give a state_dict, names to tensors")
     state = {name: _tensor(name, value) for name, value in state.items() if name not in LOGITS}
     stem = state.get("stem.0.weight")
-    shape = (channels, cells, classes, stem.shape[1] if stem is not None and stem.ndim == 4 else 3)
+    known = (stem is not None and stem.ndim == 4 and stem.shape[::2] == (channels, 3)
+             and stem.untyped_storage().nbytes() >= stem.numel())       # else it claims to be larger than it is
+    shape = (channels, cells, classes, stem.shape[1] if known else 3)
     if space == "nb201":
         net = Supernet(NB201, *shape, partial=partial)
     else:
@@ -247,6 +253,8 @@ def load_published(state: Mapping[str, Tensor], space: str = "nb201", *, channel
     faults += [f"unknown: {name}" for name in state if name not in own]
     faults += [f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}" for name in own
                if name in state and state[name].shape != own[name].shape]
+    faults += [f"{name} is {state[name].dtype}" for name in own
+               if name in state and state[name].is_floating_point() != own[name].is_floating_point()]
     if faults:
         more = f" and {len(faults) - 8} more" if len(faults) > 8 else ""
         raise StateError(f"no supernet of {space} with channels={channels}, cells={cells}, classes={classes}, "
@@ -257,6 +265,8 @@ def load_published(state: Mapping[str, Tensor], space: str = "nb201", *, channel
 
 def _tensor(name: str, value) -> Tensor:
     try:
+        if not isinstance(name, str):
+            raise TypeError
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         raise StateError(f"{name} is no tensor but {type(value).__name__}: give a state_dict, names to "

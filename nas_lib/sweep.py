@@ -21,8 +21,9 @@ from nas_lib.supernet import Supernet
 
 @torch.no_grad()
 def published(net: Supernet, data: Data, images: int, fresh: bool, log_prob: np.ndarray | None = None, bn="running",
-              seed=0, batch=64, block=125, folder: Path | None = None, progress=True) -> xr.Dataset:
-    """Accuracy ``score(arch)`` of every architecture on ``images`` images of the validation half.
+              seed=0, batch=64, block=125, folder: Path | None = None, progress=True,
+              sample: np.ndarray | None = None) -> xr.Dataset:
+    """Accuracy ``score(arch)`` of every architecture, or of ``sample [n]`` only, on ``images`` images of the validation half.
 
     ``fresh``: every architecture has images of its own, drawn without replacement and augmented (D5); else all see
     the same. With a law ``log_prob [arch]`` every batch is answered by another architecture, drawn from it (D4).
@@ -35,14 +36,19 @@ def published(net: Supernet, data: Data, images: int, fresh: bool, log_prob: np.
         raise ValueError("fresh_images and random_gdas are not there for partial channels: switch the flags off")
     space, layers = net.space, Layers(bn)
     (stored, labels), (x, y) = data.halves()[1], data.fixed("valid half", first=images)
-    score, done = np.full(len(space), np.nan), 0
+    sample = np.arange(len(space)) if sample is None else sample
+    score = np.full(len(sample), np.nan)
     kept = Checkpoint(folder and Path(folder) / "sweep.pt", f"published sweep of {space.name}, {images} images, "
                       f"fresh {fresh}, own law {log_prob is not None}, {bn}")
-    if (state := kept.load()) is not None:
-        done, score = state["done"], state["score"].numpy()
-    bar = tqdm(total=len(space), initial=done, desc="rank (published)", unit="cell", disable=not progress)
-    for start in range(done, len(space), block):
-        archs = np.arange(start, min(start + block, len(space)))
+
+    def take(state):
+        score[:] = state["score"].numpy()
+        return range(len(sample) + 1).index(state["done"])
+
+    done = kept.load(take) or 0
+    bar = tqdm(total=len(sample), initial=done, desc="rank (published)", unit="cell", disable=not progress)
+    for start in range(done, len(sample), block):
+        archs = sample[start:start + block]
         if fresh:
             number = seed * len(space) + start
             pixels = torch.Generator(data.device).manual_seed(number)
@@ -53,10 +59,10 @@ def published(net: Supernet, data: Data, images: int, fresh: bool, log_prob: np.
         for k, (xb, yb) in enumerate(zip(x.split(batch, along), y.split(batch, along), strict=True)):
             asked = archs if log_prob is None else draw(log_prob, len(archs), [start, k, seed])
             right += (logits(net, space.archs[asked], xb, layers).argmax(-1) == yb).sum(1)
-        score[archs] = 100 * right.cpu().numpy() / images
+        score[start:start + len(archs)] = 100 * right.cpu().numpy() / images
         bar.update(len(archs))
         done = start + len(archs)
-        kept.keep({"done": done, "score": torch.from_numpy(score)}, done == len(space))
+        kept.keep({"done": done, "score": torch.from_numpy(score)}, done == len(sample))
     bar.close()
-    return xr.Dataset({"score": ("arch", score.astype(np.float32))}, coords={"arch": space.strings},
+    return xr.Dataset({"score": ("arch", score.astype(np.float32))}, coords={"arch": space.strings[sample]},
                       attrs={"bn": bn, "images": images})

@@ -15,6 +15,7 @@ import pandas as pd
 import xarray as xr
 from pandas.io.formats.style import Styler
 
+from nas_lib.claims import SPACES
 from nas_lib.marks import n_text, tidy
 from nas_lib.metrics import mean_std, spearman
 from nas_lib.pairs import agreement
@@ -23,6 +24,10 @@ from nas_lib.spaces import NB201
 
 BASELINES = {"none": "N_U: untrained, uniform law", "none+": "N_I: untrained, informed law",
              "rsps": "R_U: trained, uniform law", "rsps+": "R_I: trained, informed law"}
+CASE_STUDY = {  # Stage 1 and Stage 2: columns of the case study; blank is DARTS, blank- DARTS- with its alpha fixed
+    ("darts", "prune"): ("DARTS", "max α"), ("darts", "perturb"): ("DARTS", "perturb"),
+    ("blank", "perturb"): ("DARTS", "perturb, α fixed"), ("darts-", "prune"): ("DARTS-", "max α"),
+    ("darts-", "perturb"): ("DARTS-", "perturb"), ("blank-", "perturb"): ("DARTS-", "perturb, α fixed")}
 SUMMARY = {  # variable of the evaluation: (column heading, decimals)
     "spearman": ("Spearman", 2), "kendall": ("Kendall", 2), "distinct": ("distinct scores", 0),
     "chance_share": ("share at chance", 2), "ties": ("ties at best", 0),
@@ -44,8 +49,34 @@ def errors(stats: xr.Dataset, source: str) -> Styler:
     """A printed table of test errors, ``mean``, ``std`` and ``n`` (stage1, stage2) in percent; ``source`` names it."""
     data = tidy(stats[["mean", "std", "n"]].transpose("stage1", "stage2"))
     best = (data["mean"] == data["mean"].min("stage2")).values
-    return _styled(_cells(data), f"{source}. Test error (%): mean ± population std over {n_text(data['n'])}; "
-                   "bold: best Stage 2 of a row", best)
+    return _styled(_cells(_several(data)), f"{source}. Test error (%){_over(data)}; bold: best Stage 2 of a row", best)
+
+
+def case_study(stats: xr.Dataset, source: str) -> Styler:
+    """Table 1 of the paper: test errors ``mean``, ``std``, ``n`` (space, stage1, stage2) in percent, a row per space.
+
+    Of each row the best is bold and the best of the other variant, with or without auxiliary skip, italic.
+    """
+    pairs = [p for p in CASE_STUDY if p[0] in stats.stage1.values]
+    cells = [_several(stats).sel(stage1=a, stage2=b) for a, b in pairs]
+    heads = pd.MultiIndex.from_tuples([CASE_STUDY[p] for p in pairs])
+    rows = [SPACES.get(s, s) for s in stats.space.values]
+    table = pd.DataFrame(np.transpose([_column(c, 2) for c in cells]), rows, heads)
+    mean = pd.DataFrame(np.transpose([c["mean"].values for c in cells]), rows, heads)
+    side = mean.T.groupby(level=0).transform("min").T
+    bold, italic = mean.eq(mean.min(axis=1), axis=0), mean.eq(side) & side.gt(mean.min(axis=1), axis=0)
+    style = _styled(table, f"{source}. Test error (%){_over(stats)}; bold: best of a row, italic: best of the other variant",
+                    bold.values)
+    return style.apply(lambda _: np.where(italic, "font-style: italic", ""), axis=None)
+
+
+def _several(stats: xr.Dataset) -> xr.Dataset:
+    """Without a deviation where there is but one value."""
+    return stats.assign(std=stats["std"].where(stats["n"] > 1))
+
+
+def _over(stats: xr.Dataset) -> str:
+    return f": mean ± population std over {n_text(stats['n'])}" if stats["n"].max() > 1 else ", single values"
 
 
 def means(stats: xr.Dataset, caption: str) -> Styler:
@@ -202,6 +233,14 @@ def scale(runs: xr.Dataset) -> Note:
         text += f" Shared-weight accuracies are over {images} images" + (f", batch-norm rule `{bn}`." if bn else ".")
     text += f" Protocol: {protocol}." * bool(protocol)
     return Note(f"> **Scale of these numbers.** {text}")
+
+
+def sizes(summaries: list[xr.Dataset]) -> Styler:
+    """At which scale the numbers of several campaigns were made: a row for each data set of each."""
+    rows = [{"data": s.dataset.item(), "supernets": f"{s.scale} {s.training} Protocol: {s.protocol}.",
+             "what was chosen": s.attrs.get("final", "Looked up in the table of truth."),
+             "seeds": f"n = {s.sizes['seed']}"} for s in summaries]
+    return words(pd.DataFrame(rows).set_index("data").rename_axis(None), "Scale of these numbers")
 
 
 def _column(stats, digits):

@@ -195,8 +195,7 @@ def train(name: str, method: Stage1, space: SearchSpace, data: Data, budget: Bud
     config = configuration(name, method, space, data, budget, seed, protocol)
     run = Run(method, space, data, budget, seed, truth if method.informed else None, protocol)
     kept = Checkpoint(folder and Path(folder) / "state.pt", json.dumps(config, sort_keys=True))
-    if (state := kept.load()) is not None:
-        run.restore(state)
+    kept.load(run.restore)
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "config.json").write_text(json.dumps(config, indent=1))

@@ -11,7 +11,7 @@ import xarray as xr
 from torch import nn
 
 import tiny
-from nas_lib import ranking
+from nas_lib import layers, ranking
 from nas_lib.spaces import NB201, Space
 from nas_lib.supernet import Supernet
 
@@ -63,9 +63,9 @@ def test_accuracy_and_loss_are_those_of_the_plain_loop(rule):
 @pytest.mark.parametrize("cells", [1, 2])
 @pytest.mark.parametrize("rule", ["running", "batch"])
 def test_logits_are_those_of_the_plain_loop(rule, cells, matrix, monkeypatch):
-    monkeypatch.setattr(ranking, "MATRIX", matrix)
+    monkeypatch.setattr(layers, "MATRIX", matrix)
     net, (x, _), archs = tiny.supernet(NB201, cells=cells), tiny.images(4), some(8, seed=cells)
-    fast = ranking.logits(net, archs, x, ranking.Layers(rule))
+    fast = ranking.logits(net, archs, x, layers.Layers(rule))
     torch.testing.assert_close(fast, plain(net, archs, x, rule), rtol=1e-8, atol=1e-8)
 
 

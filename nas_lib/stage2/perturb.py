@@ -8,8 +8,7 @@ projections the weights are tuned by SGD, at a tenth of Stage 1's first learning
 
 ``alpha`` is that of Stage 1; where it is another thing than logits per edge, the log probabilities; where nothing
 was learned (rsps, none), ``1e-3 N(0, 1)``, so that DARTS is what selects (D11). The candidates are not looked at.
-Evaluations are in train mode, on the same fixed images in the same batches of Stage 1's size.
-The result depends on the supernet and the seed alone.
+Evaluations are in train mode, on the same fixed images in the same batches of Stage 1's size. Supernet and seed decide alone.
 """
 
 from __future__ import annotations
@@ -52,13 +51,15 @@ def select(trained, data, candidates, seed, crit="accuracy", epochs=None, freeze
     budget = replace(stage1, lr=stage1.lr / 10, lr_min=stage1.lr / 10, partial=1)
     run = Run(method, trained.space, data, budget, seed, None, replace(trained.protocol, untrained_cells=False))
     run.net.load_state_dict(trained.supernet.state_dict())
-    ties, before = 1, 0.0
     stored = Checkpoint(folder and Path(folder) / "perturb.pt", f"perturb by {crit}, {epochs} epochs, alpha learns: "
                         f"{method.learns}{', blind' if blind else ''}, seed {seed}, of {trained.config}")
-    if (state := stored.load()) is not None:
+
+    def take(state):
         run.restore(state)
         method.kept.copy_(state["kept"])
-        ties, before = state["ties"], state["spent"]
+        return int(state["ties"]), float(state["spent"])
+
+    ties, before = stored.load(take) or (1, 0.0)
     while run.epoch < epochs:
         for edges in (edges for epoch, edges in schedule(trained.space, epochs, seed) if epoch == run.epoch):
             ties *= project(run, edges, CRITERIA[crit], blind)
