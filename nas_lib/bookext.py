@@ -70,8 +70,7 @@ def _table(table: takeaway.Table, label: str | None, renderer) -> nodes.table:
             for cell in cells:
                 entry = nodes.entry("", nodes.paragraph("", "", *_inline(cell.tag, cell.style, renderer)))
                 entry["classes"] = ["number" if numeric[columns.index(cell)] else "words"]
-                entry.update_basic_atts({"morecols": cell.columns - 1} if cell.columns > 1 else {})
-                entry.update_basic_atts({"morerows": cell.rows - 1} if cell.rows > 1 else {})
+                entry.attributes |= {name: n - 1 for name, n in (("morecols", cell.columns), ("morerows", cell.rows)) if n > 1}
                 row += entry
             rows += row
         group += rows
