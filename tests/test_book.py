@@ -136,7 +136,7 @@ def test_pages_are_complete(book):
     assert page.count('class="nas-chart"') == 3
     assert page.count("<math") == 2
     assert "Figure 1" in page and "population std over n = 3 seeds" in page
-    assert 'class="dataframe nas-table"' in page
+    assert '<table class="nas-table' in page and 'caption-number">Table 1' in page
 
 
 def test_run_pages_are_titled_by_their_run(book):
