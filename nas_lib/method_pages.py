@@ -18,15 +18,18 @@ from nas_lib.metrics import mean_std
 from nas_lib.results import where
 
 STAGES = ("stage1", "stage2")
-HEADINGS = {  # of a stage's measures; the overview shows those with a short name
-    "stage1": {"Spearman of shared-weight with true accuracy": "Spearman", "cells at chance (%)": "",
-               "found of the truly best cells (%)": "", "probability of drawing one of the truly best (%)": "",
-               "expected accuracy of a draw from the law (%)": "a draw from the law (%)", "entropy of the law (nats)": ""},
-    "stage2": {"reliance on the law, untrained weights: N_I − N_U (points)": "",
-               "reliance on the law, trained weights: R_I − R_U (points)": "law",
-               "reliance on the weights, uniform law: R_U − N_U (points)": "weights (points)",
-               "reliance on the weights, informed law: R_I − N_I (points)": "",
-               "test error, mean over Stage-1 methods that learn (%)": "", "candidates that share the best score": ""}}
+HEADINGS = {  # of a stage's measures
+    "stage1": ["Spearman of shared-weight with true accuracy", "cells at chance (%)", "found of the truly best cells (%)",
+               "probability of drawing one of the truly best (%)", "expected accuracy of a draw from the law (%)",
+               "entropy of the law (nats)"],
+    "stage2": ["reliance on the law, untrained weights: N_I − N_U (points)",
+               "reliance on the law, trained weights: R_I − R_U (points)",
+               "reliance on the weights, uniform law: R_U − N_U (points)",
+               "reliance on the weights, informed law: R_I − N_I (points)",
+               "test error, mean over Stage-1 methods that learn (%)", "candidates that share the best score"]}
+MAIN = {  # of them in the overview: column, place, how it is written
+    "stage1": (("weights", 0, "ρ = {:.2f}"), ("law", 4, "{:.2f} %")),
+    "stage2": (("weights", 2, "{:+.2f} points"), ("law", 1, "{:+.2f} points"))}
 
 
 def pages() -> dict[tuple[str, str], Path]:
@@ -54,7 +57,7 @@ def measured(summary: xr.Dataset, stage: str) -> xr.Dataset:
         reliance = [summary.reliance.sel(difference=d, drop=True) for d in ("N_I-N_U", "R_I-R_U", "R_U-N_U", "R_I-N_I")]
         values = [*reliance, 100 - pairs.accuracy, pairs.choice_ties]
     together = xr.concat([v.drop_vars("error", errors="ignore") for v in values],
-                         xr.Variable("measure", list(HEADINGS[stage])))
+                         xr.Variable("measure", HEADINGS[stage]))
     return mean_std(tidy(together)).rename({stage: "method"}).transpose("measure", "method")
 
 
@@ -82,23 +85,22 @@ def _command(stage: str, name: str) -> Styler:
 
 def overview(summary: xr.Dataset) -> Styler:
     """All methods of both stages: what each is, its page, its file, and its two main measures where it was run."""
-    rows, known = [], {stage: measured(summary, stage) for stage in STAGES}
+    rows, known = [], {stage: measured(summary, stage)["mean"] for stage in STAGES}
     for (stage, name), page in pages().items():
         said = ast.get_docstring(ast.parse(where(_file(stage, name)).read_text("utf8"))).partition("\n")[0]
         rows.append({"method": f'<a href="../methods/{page.name}">{name}</a>', "stage": stage[-1],
-                     "what it is": said.replace("``", "").rstrip(".:"),
+                     "what it is": said.partition("``")[0].rstrip(".,: "),
                      "file": f"<code>{_file(stage, name).removeprefix('nas_lib/')}</code>",
-                     "measured": _main(known[stage], stage, name)})
+                     **{column: _main(known[stage], name, place, text) for column, place, text in MAIN[stage]}})
     return tables.words(pd.DataFrame(rows).set_index("method").rename_axis(None),
-                        f"All methods, measured on {summary.dataset.item()}: mean over {n_text([summary.sizes['seed']])}, "
-                        "of Stage 2 the reliance on law and weights; files are below nas_lib/")
+                        f"All methods, measured on {summary.dataset.item()}, mean over {n_text([summary.sizes['seed']])}; weights "
+                        "and law of Stage 1: Spearman's ρ, and the expected accuracy of a draw; of Stage 2: its reliance on "
+                        "them; –: not run here, or not defined; files are below nas_lib/")
 
 
-def _main(known: xr.Dataset, stage: str, name: str) -> str:
-    if name not in known.method.values:
-        return "not run here"
-    means = {label: known["mean"].sel({"method": name, "measure": m}).item() for m, label in HEADINGS[stage].items() if label}
-    return ", ".join(f"{label} {value:.2f}" for label, value in means.items() if value == value) or "not defined"
+def _main(known: xr.DataArray, name: str, place: int, text: str) -> str:
+    value = known.sel({"method": name})[place].item() if name in known.method.values else float("nan")
+    return text.format(value) if value == value else "–"
 
 
 def _file(stage: str, name: str) -> str:

@@ -120,16 +120,16 @@ def two_ways(values: xr.DataArray, axis: str, title: str) -> alt.LayerChart:
     seeds = values.to_dataset(name="value").to_dataframe().reset_index().dropna().round(4)
     y = alt.Y(f"{case}:N", title=None, sort=values[case].values.tolist(), axis=alt.Axis(labelLimit=0))
     colour = alt.Scale(domain=ways, range=[marks.BLUE, marks.RED])
-    look = {"color": alt.Color(f"{way}:N", title=way, scale=colour, legend=alt.Legend(orient="bottom")),
+    look = {"color": alt.Color(f"{way}:N", title=way, scale=colour, legend=alt.Legend(orient="bottom", symbolOpacity=1)),
             "shape": alt.Shape(f"{way}:N", title=way, scale=alt.Scale(domain=ways, range=["circle", "diamond"]))}
     base = alt.Chart(table).encode(y=y)
-    x = alt.X("mean:Q", title=axis, scale=alt.Scale(zero=False))
+    x = alt.X("mean:Q", title=axis, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
     joined = base.mark_line(color=marks.GREY, strokeWidth=1).encode(x=x, detail=f"{case}:N")
     whiskers = base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q", color=look["color"])
     singles = alt.Chart(seeds).mark_point(size=14, opacity=0.5).encode(x="value:Q", y=y, **look)
     means = base.mark_point(size=70, filled=True, opacity=1).encode(
         x=x, **look, tooltip=tips(case, way, "mean.3f", "std.3f", "n"))
     return alt.layer(joined, singles, whiskers, means).properties(
-        width=430, height=alt.Step(26),
-        title=alt.Title(title, subtitle=f"mean and ± population std over {n_text(table['n'])}; small: single seeds"),
+        width=260, height=alt.Step(26),
+        title=alt.Title(title, subtitle=[f"mean and ± population std over {n_text(table['n'])}", "small: single seeds"]),
         description=f"{title} {axis} by {case}, computed in two ways: {' and '.join(map(str, ways))}.")

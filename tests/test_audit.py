@@ -1,18 +1,22 @@
 """The audit of single defects: each flag that is shown makes the difference that it is said to make."""
 
+import ast
 from dataclasses import replace
 
+import nbformat
 import numpy as np
 import pytest
 import xarray as xr
+import yaml
 
 import tiny
-from nas_lib import audit, methods
+from nas_lib import audit, methods, paper_figures
 from nas_lib.protocol import CORRECTED
 from nas_lib.ranking import rank
-from nas_lib.results import ResultError
+from nas_lib.results import ResultError, root
 from nas_lib.selection import measure
 from nas_lib.training import train
+from test_workflow import CAMPAIGNS, dry
 
 DATA = tiny.data()
 BUDGET = replace(tiny.BUDGET, clip=0.2)     # so low that every step is clipped
@@ -130,6 +134,28 @@ def test_ideal_laws_by_hand():
     assert found.loc["threshold"].tolist() == pytest.approx([(70.5 * 0.01 + 70 * 0.001) / 0.011, 100, 2])
 
 
+def test_figure_of_two_ways():
+    kept = audit.load("audit", "digits").auxiliary
+    spec = paper_figures.two_ways(kept, "accuracy (%)", "Dropped?").to_dict()
+    means, = (v for v in spec["datasets"].values() if "std" in v[0])
+    assert {(m["beta"], m["branch"], m["n"]) for m in means} == {
+        (b, w, kept.sizes["seed"]) for b in ("linear", "constant") for w in ("as trained", "without")}
+    assert "beta" in spec["description"] and f"n = {kept.sizes['seed']} seeds" in spec["title"]["subtitle"][0]
+
+
 def test_evidence_that_is_not_there():
     with pytest.raises(ResultError, match="run notebooks/campaigns/audit.yaml"):
         audit.load("audit", "nowhere")
+
+
+def test_the_campaign_runs_the_notebook_as_it_is(tmp_path):
+    said = yaml.safe_load((CAMPAIGNS / "audit.yaml").read_text())
+    runs = len(said["audit"])
+    jobs = dry("--configfile", "notebooks/campaigns/audit.yaml", tmp_path=tmp_path)
+    assert jobs == {"audit": runs, "all": 1, "total": runs + 1}
+    cells = nbformat.read(root() / "notebooks/audit.ipynb", 4).cells
+    source = next(c.source for c in cells if c.metadata.get("tags") == ["parameters"])
+    default = {n.target.id: ast.literal_eval(n.value) for n in ast.parse(source).body}
+    assert {k: default[k] for k in said["parameters"]} == said["parameters"]
+    kept = audit.load("audit", "digits")
+    assert kept.seed.values.tolist() == said["audit"] and f"{default['epochs']} epochs" in kept.scale

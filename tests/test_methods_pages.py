@@ -68,8 +68,11 @@ def test_overview(summary):
     table = method_pages.overview(summary).data
     assert len(table) == sum(len(methods.names(stage)) for stage in method_pages.STAGES)
     row = table.loc['<a href="../methods/stage1_darts_minus.md">darts-</a>']
-    assert row["file"] == "<code>stage1/darts_minus.py</code>" and row["measured"] == "not run here"
-    assert table.loc['<a href="../methods/stage2_valid.md">valid</a>', "measured"].startswith("law ")
+    assert row["file"] == "<code>stage1/darts_minus.py</code>" and row["law"] == row["weights"] == "–"
+    gain = summary.reliance.sel(stage2="valid", difference="R_U-N_U").mean().item()
+    assert table.loc['<a href="../methods/stage2_valid.md">valid</a>', "weights"] == f"{gain:+.2f} points"
+    law = summary.expected_accuracy.sel(stage1="gdas").mean().item()
+    assert table.loc['<a href="../methods/stage1_gdas.md">gdas</a>', "law"] == f"{law:.2f} %"
 
 
 def test_order_of_reliance(summary):
