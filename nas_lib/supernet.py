@@ -237,7 +237,8 @@ def load_published(state: Mapping[str, Tensor], space: str = "nb201", *, channel
         raise StateError(f"a {type(state).__name__} is no state: give a state_dict, names to tensors")
     state = {name: _tensor(name, value) for name, value in state.items() if name not in LOGITS}
     stem = state.get("stem.0.weight")
-    known = (stem is not None and stem.ndim == 4 and stem.shape[::2] == (channels, 3)
+    width = channels if space == "nb201" else 3 * channels
+    known = (stem is not None and stem.ndim == 4 and stem.shape[::2] == (width, 3)
              and stem.untyped_storage().nbytes() >= stem.numel())       # else it claims to be larger than it is
     shape = (channels, cells, classes, stem.shape[1] if known else 3)
     if space == "nb201":
