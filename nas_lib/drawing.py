@@ -65,15 +65,11 @@ def cell(arch, title: str = "") -> alt.LayerChart | alt.HConcatChart:
 
 def _graph(canvas: _Canvas, edges) -> alt.LayerChart:
     """``edges`` are (source, target, operation, strength)."""
-    return graph(canvas, alt.Chart(pd.concat([arc(canvas, *edge) for edge in edges]).query("op != 'none'")))
-
-
-def graph(canvas: _Canvas, arcs: alt.Chart) -> alt.LayerChart:
-    """Nodes and edges; ``arcs`` has the points of every ``arc``, with its operation and strength."""
+    path = pd.concat([_arc(canvas, *edge) for edge in edges]).query("op != 'none'")
     at = {"x": alt.X("x:Q", axis=None, scale=alt.Scale(domain=canvas.domain[0])),
           "y": alt.Y("y:Q", axis=None, scale=alt.Scale(domain=canvas.domain[1]))}
     colours, dashes = zip(*canvas.ops.values(), strict=True)
-    base = arcs.encode(
+    base = alt.Chart(path).encode(
         **at, opacity=alt.Opacity("strength:Q", scale=None), tooltip=tips("edge", "op"),
         color=alt.Color("op:N", title=None, scale=alt.Scale(domain=list(canvas.ops), range=colours),
                         legend=alt.Legend(orient="bottom", columns=4, symbolSize=250, symbolOpacity=1)))
@@ -87,7 +83,7 @@ def graph(canvas: _Canvas, arcs: alt.Chart) -> alt.LayerChart:
     return alt.layer(lines, heads, discs, names).properties(width=canvas.width, height=HEIGHT)
 
 
-def arc(canvas, source, target, op, strength, steps=25):
+def _arc(canvas, source, target, op, strength, steps=25):
     """Points of an edge between two nodes: a line, and half a sine over it."""
     t = np.linspace(0, 1, steps)
     x, y = (v[source] + (v[target] - v[source]) * t for v in (canvas.x, canvas.y))

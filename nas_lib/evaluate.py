@@ -113,14 +113,6 @@ def test_errors(summaries: list[xr.Dataset], which: str = "last") -> xr.DataArra
     return xr.concat(found.values(), xr.Variable("space", list(found)), join="outer").rename("error")
 
 
-def load_summaries(campaign: str) -> list[xr.Dataset]:
-    """All summaries of a campaign, its own or those that the book keeps. Raises ResultError if there are none."""
-    found = results.kept(campaign, "summary-*.nc")
-    if not found:
-        raise results.ResultError(f"no summaries of {campaign}: run notebooks/campaigns/{campaign}.yaml, or check the name")
-    return [results.read(path) for path in found]
-
-
 def load_summary(campaign: str, dataset: str = "digits") -> xr.Dataset:
     """The summary of a campaign: that of its own runs, or else the one that the book keeps.
 

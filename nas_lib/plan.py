@@ -27,7 +27,6 @@ from nas_lib.supernet import Supernet
 
 IMAGES = {"cifar10": (25_000, 32), "cifar100": (25_000, 32), "ImageNet16-120": (75_850, 16)}      # of each half, side
 SAMPLED = ("gdas", "rsps", "rsps+", "rsps2")        # one operation on every edge
-CALIBRATION = 1280                                  # images that set a candidate's batch-norm statistics
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,8 @@ def work(campaign: dict) -> pd.DataFrame:
     """The work of a ``campaign`` (its YAML file): a row per data set, method and kind, with the ``count`` of its units for one
     seed, and what one of them costs: ``flops``, ``bytes``, ``kernels``.
 
-    ``perturb`` tries all operations of all edges on the whole validation half. Synflow, jacob_cov and prune are left out: less
-    than a hundredth of ``valid``. Equal networks are ranked once. On smaller images flops and bytes are fewer as the area is.
+    ``perturb`` tries all operations of all edges on the whole validation half. Synflow, jacob_cov and prune are left out: a batch
+    or two each per candidate, where ``valid`` has hundreds. Equal networks are ranked once. On smaller images flops and bytes are fewer as the area is.
     """
     p, rows = campaign["parameters"], []
     costs = units(p["channels"], p["cells"], p["batch"])
@@ -119,7 +118,7 @@ def work(campaign: dict) -> pd.DataFrame:
             kinds = (("train: sampled steps", "sampled", steps * (1 + method.learns)),) if name in SAMPLED else (
                 ("train: mixed steps of weights", "weights", steps), ("train: mixed steps of alpha", "alpha", steps * method.learns))
             kinds += (("rank the space", "cell", ranked),
-                      ("select: valid", "cell", campaign["candidates"] * (images + CALIBRATION) / p["batch"]),
+                      ("select: valid", "cell", campaign["candidates"] * (images + ranking.CALIBRATION) / p["batch"]),
                       ("select: perturb, trials", "trial", len(NB201.edges) * len(NB201.ops) * batches),
                       ("select: perturb, tuning of weights", "weights", tuning), ("select: perturb, tuning of alpha", "alpha", tuning))
             rows += [[data, name, kind, round(count), *costs[unit] * area] for kind, unit, count in kinds]

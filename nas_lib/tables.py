@@ -235,14 +235,6 @@ def scale(runs: xr.Dataset) -> Note:
     return Note(f"> **Scale of these numbers.** {text}")
 
 
-def sizes(summaries: list[xr.Dataset]) -> Styler:
-    """At which scale the numbers of several campaigns were made: a row for each data set of each."""
-    rows = [{"data": s.dataset.item(), "supernets": f"{s.scale} {s.training} Protocol: {s.protocol}.",
-             "what was chosen": s.attrs.get("final", "Looked up in the table of truth."),
-             "seeds": f"n = {s.sizes['seed']}"} for s in summaries]
-    return words(pd.DataFrame(rows).set_index("data").rename_axis(None), "Scale of these numbers")
-
-
 def _column(stats, digits):
     known = np.isfinite(stats["mean"].values)
     mean = np.round(stats["mean"].values, digits) + 0.0  # no "-0.00"
