@@ -7,7 +7,7 @@ is that of those scales.
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from nas_lib import kernels, program
-from nas_lib.jit import ROW, TABLE, F, I, native
+from nas_lib.jit import ROW, TABLE, F, I, aligned, native
 from nas_lib.ops import follow
 from nas_lib.program import ADD, IDLE, POOL, full
 
@@ -33,6 +33,7 @@ class Program(program.Program):
 
     def __init__(self, space, shape, channels, cells, batch, recorded):
         self.space, self.first, self._needs, self._owner, self._mixing = space, None, {}, {}, []
+        self.free: list[np.ndarray] = []
         names = ["stem", *(f"cells.{k}" for k in range(3 * cells + 2)), "lastact.0"]
         super().__init__(shape, channels, cells, names, batch, recorded)
         self.needs = np.zeros((len(self.rows), len(space.edges) * len(space.ops)), dtype=bool)
@@ -41,6 +42,15 @@ class Program(program.Program):
         self.scales, self.slots = np.array(self._mixing).T
         self.owners = [[self._owner.get(name, -1) for name in names] for names in (self.places, self.stats)]
         self.flat = np.concatenate(list(self.places.values())), np.concatenate(list(self.stats.values()))
+
+    @cached_property
+    def work(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Memory for the inputs of a convolution, for its gradients, and for those of all nodes."""
+        return aligned(self.room), aligned(self.room), aligned(self.nodes + self.room)
+
+    def take(self) -> np.ndarray:
+        """Memory for all maps, to be appended to ``free`` after use: new memory takes longer than what is written."""
+        return self.free.pop() if self.free else aligned(self.nodes + self.drafts)
 
     def cell(self, x, name, width, side):
         space, pooled = self.space, {}
@@ -140,17 +150,18 @@ def finish(net, x: Tensor, owner: np.ndarray, archs: np.ndarray, momentum: float
     start, first = p.first
     keep = p.select(_one_hot(net.space, archs) != 0)[:, start:]
     theta = p.vector(_inside(net)[1], np.ones(p.needs.shape[1], np.float32))
-    values = program.by_column(x.movedim(-1, -3), full(x.shape[-1])).reshape(len(x), -1)
+    inputs = program.by_column(x.movedim(-1, -3), full(x.shape[-1])).reshape(len(x), -1)
     found = np.empty((len(archs), p.width, p.batch), np.float32)
     statistics = np.zeros((2, len(archs), p.channels), np.float32) if statistics is None else statistics
-    _finish(p.code[start:], keep, p.batch, p.nodes + p.drafts, p.room, p.output, p.area, theta, first, values,
-            owner, *statistics, np.float32(momentum), found)
+    maps = p.take()
+    _finish(p.code[start:], keep, p.batch, maps, p.work[0], p.output, p.area, theta, first, inputs, owner, *statistics,
+            np.float32(momentum), found)
+    p.free.append(maps)
     return torch.from_numpy(found).movedim(1, 2), statistics
 
 
-@native("i8[:,::1]", "b1[:,:]", I, I, I, I, I, ROW, I, TABLE, "i8[::1]", TABLE, TABLE, F, "f4[:,:,::1]")
-def _finish(code, keep, batch, size, room, output, area, theta, first, values, owner, mean, var, momentum, found):
-    maps, pad = np.empty(size, np.float32), np.empty(room, np.float32)
+@native("i8[:,::1]", "b1[:,:]", I, ROW, ROW, I, I, ROW, I, TABLE, "i8[::1]", TABLE, TABLE, F, "f4[:,:,::1]")
+def _finish(code, keep, batch, maps, pad, output, area, theta, first, inputs, owner, mean, var, momentum, found):
     saved, rows = np.empty((2, mean.shape[1]), np.float32), np.empty_like(code)
     for a in range(len(keep)):
         n = 0
@@ -159,7 +170,7 @@ def _finish(code, keep, batch, size, room, output, area, theta, first, values, o
                 for k in range(code.shape[1]):
                     rows[n, k] = code[i, k]
                 n += 1
-        kernels.copy(maps, first, values[owner[a]], 0, values.shape[1], 0)
+        kernels.copy(maps, first, inputs[owner[a]], 0, inputs.shape[1], 0)
         program.forward(rows[:n], batch, maps, theta, mean[a], var[a], momentum, saved, pad)
         kernels.features(maps, output, area, found[a])
 
@@ -207,23 +218,25 @@ class _Features(torch.autograd.Function):
     @staticmethod
     def forward(ctx, p, code, statistics, weights, w, x, *parameters):
         theta, saved = p.vector(parameters, weights), np.zeros((2, p.channels), np.float32)
-        maps, pad = np.empty(p.nodes + p.drafts, np.float32), np.empty(p.room, np.float32)
+        maps, pad = p.take(), p.work[0]
         maps[:p.images] = program.by_column(x.detach(), full(x.shape[1])).ravel()
         found = np.empty((p.width, p.batch), np.float32)
         program.forward(code, p.batch, maps, theta, *statistics, np.float32(1), saved, pad)
         kernels.features(maps, p.output, p.area, found)
+        if not p.recorded:
+            p.free.append(maps)
         ctx.kept = p, code, weights, theta, maps, saved, w.shape, x.shape, parameters
         return torch.from_numpy(found.T)
 
     @staticmethod
     def backward(ctx, df):
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or ctx.kept is None:
             raise RuntimeError("a compiled supernet can be differentiated once; set net.compiled = False for more")
         p, code, weights, theta, maps, saved, w, x, parameters = ctx.kept
+        ctx.kept = None
         _, _, _, _, for_w, for_x, *for_parameters = ctx.needs_input_grad
-        slopes, gradient = np.empty(p.nodes + p.room, np.float32), np.zeros_like(theta)
+        (pad, back, slopes), gradient = p.work, np.zeros_like(theta)
         slopes[:p.nodes] = 0
-        pad, back = np.empty((2, p.room), np.float32)
         kernels.features_back(maps, slopes, p.output, p.area, np.ascontiguousarray(df.numpy().T))
         program.backward(code, p.batch, maps, slopes, p.nodes, theta, gradient, saved, pad, back,
                          any(for_parameters), for_x)
@@ -232,7 +245,8 @@ class _Features(torch.autograd.Function):
             dw = np.bincount(p.slots, gradient[p.scales], len(weights)).reshape(w)
             dw = torch.from_numpy(dw.astype(np.float32))
         if for_x:
-            dx = torch.from_numpy(slopes[:p.images]).view(-1, *x[2:], x[0]).movedim(-1, 0)[:, :x[1]].contiguous()
+            dx = torch.from_numpy(slopes[:p.images]).view(-1, *x[2:], x[0]).movedim(-1, 0)[:, :x[1]].clone(memory_format=torch.contiguous_format)
+        p.free.append(maps)
         dp = _unflatten_dense_tensors(torch.from_numpy(gradient[p.flat[0]]), parameters)
         dp = [g if wanted and (slot < 0 or weights[slot] != 0) else None
               for g, slot, wanted in zip(dp, p.owners[0], for_parameters, strict=True)]

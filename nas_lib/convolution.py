@@ -1,96 +1,118 @@
-"""Compiled convolutions of small networks, forward and backward: see ``kernels`` for how maps are stored."""
+"""Compiled convolutions of small networks, forward and backward: see ``kernels`` for how maps are stored.
+
+The inner loops work on several rows of values at once, so that what is read once is used in many products. Rows are
+cut to blocks that stay in the first cache.
+"""
 
 import numpy as np
 
-from nas_lib.jit import ON, ROW, F, I, inlined, native
+from nas_lib import tiles
+from nas_lib.jit import ON, ROW, I, inlined, native
 from nas_lib.kernels import add_where, clear, copy
 
-BLOCK = 1024        # values of a row that are worked on together: four such rows fit the first cache
+BLOCK = 1024        # values of a row that are worked on together
+HOPS, LEAPS = "UniTuple(i8, 6)", "UniTuple(i8, 4)"
 
 
-@native(ROW, I, I, I, I, I, ROW)
-def _padded(maps, x, channels, side, batch, relu, pad):
-    """Rows of ``[C, side, B * (side + 2)]`` with a zero column left and right, ReLU applied."""
-    row, run = side * batch, (side + 2) * batch
-    for r in range(channels * side):
-        start = r * run
-        clear(pad, start, batch)
-        clear(pad, start + batch + row, batch)
-        copy(pad, start + batch, maps, x + r * row, row, relu)
+@native(ROW, I, I, I, I, I, I, ROW)
+def _padded(maps, x, channels, side, batch, relu, stride, pad):
+    """Rows of ``[C, side, (side + 2) * B]`` with a zero column left and right, ReLU applied.
 
-
-@inlined
-def _taps(dst, d, gap, src, s, n, batch, w, f, leap, step):
-    """Four rows gain three neighbouring columns each: the inner loop of a 3x3 convolution.
-
-    The rows are ``gap`` apart, their weights ``leap``, those of the columns ``step``.
+    For stride 2 columns 0, 2, 4, ... come first, then the others: so a tap's inputs lie side by side.
     """
-    g, h, i = f + leap, f + 2 * leap, f + 3 * leap
-    u0, u1, u2, v0, v1, v2 = w[f], w[f + step], w[f + 2 * step], w[g], w[g + step], w[g + 2 * step]
-    p0, p1, p2, q0, q1, q2 = w[h], w[h + step], w[h + 2 * step], w[i], w[i + step], w[i + 2 * step]
-    d0, d1 = dst[d:d + n], dst[d + gap:d + gap + n]
-    d2, d3 = dst[d + 2 * gap:d + 2 * gap + n], dst[d + 3 * gap:d + 3 * gap + n]
-    a, b, c = src[s:s + n], src[s + batch:s + batch + n], src[s + 2 * batch:s + 2 * batch + n]
-    for t in range(n):
-        d0[t] += u0 * a[t] + u1 * b[t] + u2 * c[t]
-        d1[t] += v0 * a[t] + v1 * b[t] + v2 * c[t]
-        d2[t] += p0 * a[t] + p1 * b[t] + p2 * c[t]
-        d3[t] += q0 * a[t] + q1 * b[t] + q2 * c[t]
-
-
-@native(ROW, I, ROW, I, I, I, F, F)
-def _add_two(dst, d, src, s0, s1, n, u, v):
-    to, a, b = dst[d:d + n], src[s0:s0 + n], src[s1:s1 + n]
-    for t in range(n):
-        to[t] += u * a[t] + v * b[t]
-
-
-@native(ROW, I, I, ROW, I, I, I, I, ROW)
-def _conv1(maps, x, y, w, c_in, c_out, n, relu, pad):
-    copy(pad, 0, maps, x, c_in * n, relu)
-    for o in range(c_out):
-        for c in range(0, c_in, 2):
-            f = o * c_in + c
-            _add_two(maps, y + o * n, pad, c * n, (c + 1) * n, n, w[f], w[f + 1])
-
-
-@native(ROW, I, I, ROW, I, I, I, I, I, I, I, I, ROW)
-def conv(maps, x, y, w, c_in, c_out, side, out, kernel, stride, relu, batch, pad):
-    """``y += conv(relu(x))``, four output channels at a time, of each as many values as stay at hand."""
-    if kernel == 1:
-        _conv1(maps, x, y, w, c_in, c_out, side * side * batch, relu, pad)
-        return
-    _padded(maps, x, c_in, side, batch, relu, pad)
-    run, row = (side + 2) * batch, out * batch
-    block = min(BLOCK, row) if stride == 1 else batch
-    for o in range(0, c_out, 4):
-        for oy in range(out):
-            for q in range(0, row, block):
-                to, n = y + (o * out + oy) * row + q, min(block, row - q)
-                for c in range(c_in):
-                    for ky in range(3):
-                        iy = oy * stride + ky - 1
-                        if 0 <= iy < side:
-                            _taps(maps, to, out * row, pad, (c * side + iy) * run + q * stride, n, batch,
-                                  w, (o * c_in + c) * 9 + ky * 3, c_in * 9, 1)
+    row, run, odd = side * batch, (side + 2) * batch, (side + 3) // 2
+    for r in range(channels * side):
+        start, last = r * run, side + 1
+        if stride == 2:
+            last = last // 2 + (odd if last % 2 else 0)
+        clear(pad, start, batch)
+        clear(pad, start + last * batch, batch)
+        if stride == 1:
+            copy(pad, start + batch, maps, x + r * row, row, relu)
+        else:
+            for c in range(side):
+                to = (c + 1) // 2 if c % 2 else odd + c // 2
+                copy(pad, start + to * batch, maps, x + r * row + c * batch, batch, relu)
 
 
 @inlined
-def _dots(slopes, g0, g1, src, p, gu, gv, out, stride, batch):
+def _shifts(side, batch, stride):
+    """From the first of a tap's three columns to the second, and to the third, in padded rows."""
+    if stride == 1:
+        return batch, 2 * batch
+    return (side + 3) // 2 * batch, batch
+
+
+@native(I, ROW, I, I, ROW, I, I, HOPS, ROW, I, LEAPS, ON)
+def fill(columns, dst, d, gap, src, s, n, hops, w, f, leaps, fresh):
+    """Put sums of products into n places each of four rows of ``dst``: see ``tiles``; ``columns`` 1 to 3."""
+    whole = n - n % tiles.WIDTH
+    if columns == 1:
+        for t in range(0, whole, tiles.WIDTH):
+            tiles.one(dst, d + t, gap, src, s + t, hops, w, f, leaps, fresh)
+    elif columns == 2:
+        for t in range(0, whole, tiles.WIDTH):
+            tiles.two(dst, d + t, gap, src, s + t, hops, w, f, leaps, fresh)
+    else:
+        for t in range(0, whole, tiles.WIDTH):
+            tiles.three(dst, d + t, gap, src, s + t, hops, w, f, leaps, fresh)
+    channels, hop, rows, line, second, third = hops
+    leap, across, turn, step = leaps
+    for r in range(4):
+        for t in range(whole, n):
+            total = np.float32(0) if fresh else dst[d + r * gap + t]
+            for c in range(channels):
+                for k in range(rows):
+                    at, weight = s + c * hop + k * line + t, f + r * leap + c * across + k * turn
+                    total += w[weight] * src[at]
+                    if columns > 1:
+                        total += w[weight + step] * src[at + second]
+                    if columns > 2:
+                        total += w[weight + 2 * step] * src[at + third]
+            dst[d + r * gap + t] = total
+
+
+@native(ROW, I, I, ROW, I, I, I, I, ON, ROW)
+def _conv1(maps, x, y, w, c_in, c_out, n, relu, fresh, pad):
+    copy(pad, 0, maps, x, c_in * n, relu)
+    for q in range(0, n, BLOCK):
+        for o in range(0, c_out, 4):
+            fill(1, maps, y + o * n + q, n, pad, q, min(BLOCK, n - q), (c_in, n, 1, 0, 0, 0), w, o * c_in,
+                 (c_in, 1, 0, 0), fresh)
+
+
+@native(ROW, I, I, ROW, I, I, I, I, I, I, I, I, ON, ROW)
+def conv(maps, x, y, w, c_in, c_out, side, out, kernel, stride, relu, batch, fresh, pad):
+    """``y = conv(relu(x))`` if ``fresh``, else ``y += ...``; row by row, four output channels at a time."""
+    if kernel == 1:
+        _conv1(maps, x, y, w, c_in, c_out, side * side * batch, relu, fresh, pad)
+        return
+    _padded(maps, x, c_in, side, batch, relu, stride, pad)
+    run, row = (side + 2) * batch, out * batch
+    second, third = _shifts(side, batch, stride)
+    for oy in range(out):
+        above = oy * stride - 1                                # the input row of the first tap, which may not exist
+        k, end = max(0, -above), min(3, side - above)
+        hops = c_in, side * run, end - k, run, second, third
+        for q in range(0, row, BLOCK):
+            for o in range(0, c_out, 4):
+                fill(3, maps, y + (o * out + oy) * row + q, out * row, pad, (above + k) * run + q, min(BLOCK, row - q),
+                     hops, w, o * c_in * 9 + k * 3, (c_in * 9, 9, 3, 1), fresh)
+
+
+@inlined
+def _dots(slopes, g0, g1, src, p, second, third, gu, gv, n):
     """Six products of two gradient rows with three shifts of an input row."""
     u0 = u1 = u2 = v0 = v1 = v2 = np.float32(0)
-    n = out * batch if stride == 1 else batch
-    for k in range(1 if stride == 1 else out):
-        q, s = k * batch, p + k * stride * batch
-        g, h = slopes[g0 + q:g0 + q + n], slopes[g1 + q:g1 + q + n]
-        a, b, c = src[s:s + n], src[s + batch:s + batch + n], src[s + 2 * batch:s + 2 * batch + n]
-        for t in range(n):
-            u0 += g[t] * a[t]
-            u1 += g[t] * b[t]
-            u2 += g[t] * c[t]
-            v0 += h[t] * a[t]
-            v1 += h[t] * b[t]
-            v2 += h[t] * c[t]
+    g, h = slopes[g0:g0 + n], slopes[g1:g1 + n]
+    a, b, c = src[p:p + n], src[p + second:p + second + n], src[p + third:p + third + n]
+    for t in range(n):
+        u0 += g[t] * a[t]
+        u1 += g[t] * b[t]
+        u2 += g[t] * c[t]
+        v0 += h[t] * a[t]
+        v1 += h[t] * b[t]
+        v2 += h[t] * c[t]
     gu[0] += u0
     gu[1] += u1
     gu[2] += u2
@@ -101,8 +123,9 @@ def _dots(slopes, g0, g1, src, p, gu, gv, out, stride, batch):
 
 @native(ROW, ROW, I, I, ROW, I, I, I, I, I, I, I, ROW)
 def _weight_gradient(maps, slopes, x, y, gw, c_in, c_out, side, out, stride, relu, batch, pad):
-    _padded(maps, x, c_in, side, batch, relu, pad)
+    _padded(maps, x, c_in, side, batch, relu, stride, pad)
     run, area = (side + 2) * batch, out * out * batch
+    second, third = _shifts(side, batch, stride)
     for o in range(0, c_out, 2):
         for c in range(c_in):
             for ky in range(3):
@@ -111,60 +134,86 @@ def _weight_gradient(maps, slopes, x, y, gw, c_in, c_out, side, out, stride, rel
                     iy = oy * stride + ky - 1
                     if 0 <= iy < side:
                         g0 = y + (o * out + oy) * out * batch
-                        _dots(slopes, g0, g0 + area, pad, (c * side + iy) * run, gw[f:], gw[f + c_in * 9:],
-                              out, stride, batch)
+                        _dots(slopes, g0, g0 + area, pad, (c * side + iy) * run, second, third,
+                              gw[f:], gw[f + c_in * 9:], out * batch)
 
 
-@native(ROW, ROW, I, I, ROW, I, I, I, I, I, I, I, ROW)
-def _data_gradient(maps, slopes, x, y, w, c_in, c_out, side, out, stride, relu, batch, back):
-    """Input gradient of a 3x3 convolution: the same inner loop on the gradient, taps reversed.
-
-    A strided convolution's gradient is first spread over a side x side map with zeros between.
-    """
+@native(ROW, ROW, I, I, ROW, I, I, I, I, I, ROW)
+def _data_gradient(maps, slopes, x, y, w, c_in, c_out, side, relu, batch, back):
+    """Input gradient of a 3x3 convolution of stride 1: that of its output convolved, taps reversed."""
     run, row = (side + 2) * batch, side * batch
     rows = c_out * side * run                                 # behind it: four rows of results
-    clear(back, 0, rows)
-    for o in range(c_out):
-        for oy in range(out):
-            for ox in range(out):
-                copy(back, (o * side + oy * stride) * run + (ox * stride + 1) * batch,
-                      slopes, y + ((o * out + oy) * out + ox) * batch, batch, 0)
-    for c in range(0, c_in, 4):
-        for iy in range(side):
-            clear(back, rows, 4 * row)
+    _padded(slopes, y, c_out, side, batch, 0, 1, back)
+    for iy in range(side):
+        k, end = max(0, iy + 2 - side), min(3, iy + 2)         # taps of output rows that exist
+        hops = c_out, side * run, end - k, -run, batch, 2 * batch
+        for c in range(0, c_in, 4):
             for q in range(0, row, BLOCK):
-                for o in range(c_out):
-                    for ky in range(3):
-                        oy = iy + 1 - ky
-                        if 0 <= oy < side and oy % stride == 0:
-                            _taps(back, rows + q, row, back, (o * side + oy) * run + q, min(BLOCK, row - q), batch,
-                                  w, (o * c_in + c) * 9 + ky * 3 + 2, 9, -1)
-            for k in range(4):
-                to = ((c + k) * side + iy) * row + x
-                add_where(slopes, to, back, rows + k * row, row, maps, to, relu)
+                fill(3, back, rows + q, row, back, (iy + 1 - k) * run + q, min(BLOCK, row - q), hops,
+                     w, c * 9 + k * 3 + 2, (9, c_in * 9, 3, -1), True)
+            for r in range(4):
+                to = ((c + r) * side + iy) * row + x
+                add_where(slopes, to, back, rows + r * row, row, maps, to, relu)
+
+
+@native(ROW, ROW, I, I, ROW, I, I, I, I, I, I, ROW)
+def _strided_data_gradient(maps, slopes, x, y, w, c_in, c_out, side, out, relu, batch, back):
+    """Input gradient at stride 2: even columns were read by the middle tap, odd ones by the two outer taps."""
+    run, row = (out + 1) * batch, out * batch                 # a zero column on the right
+    rows = c_out * out * run                                  # behind it: four rows of even columns, four of odd ones
+    for r in range(c_out * out):
+        copy(back, r * run, slopes, y + r * row, row, 0)
+        clear(back, r * run + row, batch)
+    for iy in range(side):
+        k = 1 - iy % 2                                         # an odd row was read by taps 0 and 2 of two output rows
+        if iy % 2 and iy // 2 + 1 == out:
+            k = 2                                              # of which the lower does not exist
+        hops = c_out, out * run, 2 if iy % 2 and k == 0 else 1, -run, batch, 0
+        s, turns = (iy + 1 - k) // 2 * run, (9, c_in * 9, 6, -2)
+        for c in range(0, c_in, 4):
+            f = c * 9 + k * 3
+            fill(1, back, rows, row, back, s, row, hops, w, f + 1, turns, True)
+            fill(2, back, rows + 4 * row, row, back, s, row, hops, w, f + 2, turns, True)
+            for r in range(4):
+                for ix in range(side):
+                    to = x + (((c + r) * side + iy) * side + ix) * batch
+                    add_where(slopes, to, back, rows + (ix % 2 * 4 + r) * row + ix // 2 * batch, batch, maps, to, relu)
+
+
+@native(ROW, I, I, ROW, I, I, ROW, I, I)
+def _products(slopes, g, gap, src, s, n, gw, f, leap):
+    """Four products of gradient rows, ``gap`` apart, with one input row."""
+    u0 = u1 = u2 = u3 = np.float32(0)
+    g0, g1 = slopes[g:g + n], slopes[g + gap:g + gap + n]
+    g2, g3, a = slopes[g + 2 * gap:g + 2 * gap + n], slopes[g + 3 * gap:g + 3 * gap + n], src[s:s + n]
+    for t in range(n):
+        u0 += g0[t] * a[t]
+        u1 += g1[t] * a[t]
+        u2 += g2[t] * a[t]
+        u3 += g3[t] * a[t]
+    gw[f] += u0
+    gw[f + leap] += u1
+    gw[f + 2 * leap] += u2
+    gw[f + 3 * leap] += u3
 
 
 @native(ROW, ROW, I, I, ROW, ROW, I, I, I, I, ROW, ON, ON)
 def _conv1_back(maps, slopes, x, y, w, gw, c_in, c_out, n, relu, pad, weights, inputs):
-    row = c_in * n
     if weights:
-        copy(pad, 0, maps, x, row, relu)
-    for c in range(c_in):
-        at = pad[c * n:(c + 1) * n]
-        clear(pad, row, n)
-        for o in range(0, c_out, 2):
-            f, u, v = o * c_in + c, np.float32(0), np.float32(0)
-            g, h = slopes[y + o * n:y + (o + 1) * n], slopes[y + (o + 1) * n:y + (o + 2) * n]
-            if weights:
-                for t in range(n):
-                    u += g[t] * at[t]
-                    v += h[t] * at[t]
-                gw[f] += u
-                gw[f + c_in] += v
-            if inputs:
-                _add_two(pad, row, slopes, y + o * n, y + (o + 1) * n, n, w[f], w[f + c_in])
+        copy(pad, 0, maps, x, c_in * n, relu)
+    for q in range(0, n, BLOCK):
+        m = min(BLOCK, n - q)
+        if weights:
+            for o in range(0, c_out, 4):
+                for c in range(c_in):
+                    _products(slopes, y + o * n + q, n, pad, c * n + q, m, gw, o * c_in + c, c_in)
         if inputs:
-            add_where(slopes, x + c * n, pad, row, n, maps, x + c * n, relu)
+            for c in range(0, c_in, 4):
+                rows = c_in * n                                # behind the input: four rows of results
+                fill(1, pad, rows, m, slopes, y + q, m, (c_out, n, 1, 0, 0, 0), w, c, (1, c_in, 0, 0), True)
+                for k in range(4):
+                    to = x + (c + k) * n + q
+                    add_where(slopes, to, pad, rows + k * m, m, maps, to, relu)
 
 
 @native(ROW, ROW, I, I, ROW, ROW, I, I, I, I, I, I, I, I, ROW, ROW, ON, ON)
@@ -176,5 +225,7 @@ def conv_back(maps, slopes, x, y, w, gw, c_in, c_out, side, out, kernel, stride,
         return
     if weights:
         _weight_gradient(maps, slopes, x, y, gw, c_in, c_out, side, out, stride, relu, batch, pad)
-    if inputs:
-        _data_gradient(maps, slopes, x, y, w, c_in, c_out, side, out, stride, relu, batch, back)
+    if inputs and stride == 1:
+        _data_gradient(maps, slopes, x, y, w, c_in, c_out, side, relu, batch, back)
+    elif inputs:
+        _strided_data_gradient(maps, slopes, x, y, w, c_in, c_out, side, out, relu, batch, back)

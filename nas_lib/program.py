@@ -126,11 +126,9 @@ def forward(code, batch, maps, theta, mean, var, momentum, saved, pad):
     for i in range(len(code)):
         op, x, y, draft, weight, c_in, c_out, side, out, kernel, stride, relu, scale, stat = code[i]
         n = out * out * batch
-        if op == CONV and scale:
-            kernels.clear(maps, draft, c_out * n)
         if op == CONV:
             convolution.conv(maps, x, draft if scale else y, theta[weight:], c_in, c_out, side, out, kernel, stride,
-                         relu, batch, pad)
+                         relu, batch, scale > 0, pad)
         elif op == ADD:
             kernels.add(maps, y, maps, x, c_in * n, theta[scale])
         elif op == POOL:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from nas_lib import kernels, program
-from nas_lib.jit import ROW, TABLE, F, I, native
+from nas_lib.jit import ROW, TABLE, F, I, aligned, native
 
 HEAD = "UniTuple(i8, 5)"        # the last map: place, channels and area; of the linear layer: place, classes
 
@@ -138,10 +138,10 @@ def _head(f, w, gw, classes, labels):
 
 @native("i8[:,::1]", I, I, I, I, HEAD, ROW, ROW, ROW, TABLE, "i8[:,::1]", ROW, F, F)
 def _train(code, batch, nodes, drafts, room, head, theta, mean, var, inputs, labels, rates, momentum, decay):
-    maps, slopes = np.zeros(nodes + drafts, np.float32), np.zeros(nodes + drafts, np.float32)
+    maps, slopes = aligned(nodes + drafts), aligned(nodes + drafts)
     gradient, velocity = np.zeros_like(theta), np.zeros_like(theta)
     saved = np.zeros((2, len(mean)), np.float32)
-    pad, back = np.zeros(room, np.float32), np.zeros(room, np.float32)
+    pad, back = aligned(room), aligned(room)
     output, width, area, w, classes = head
     features = np.empty((width, batch), np.float32)
     for s in range(len(rates)):
@@ -162,7 +162,7 @@ def _train(code, batch, nodes, drafts, room, head, theta, mean, var, inputs, lab
 @native("i8[:,::1]", I, I, I, I, HEAD, ROW, ROW, ROW, TABLE, returns="f4[:,:,::1]")
 def _predict(code, batch, nodes, drafts, room, head, theta, mean, var, inputs):
     """Logits ``[step, classes, B]`` under running statistics."""
-    maps, pad = np.zeros(nodes + drafts, np.float32), np.zeros(room, np.float32)
+    maps, pad = aligned(nodes + drafts), aligned(room)
     saved = np.zeros((2, len(mean)), np.float32)
     output, width, area, w, classes = head
     features = np.empty((width, batch), np.float32)
