@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from nas_lib import kernels, program
-from nas_lib.jit import ROW, TABLE, F, I, aligned, native
+from nas_lib.jit import aligned
 from nas_lib.ops import follow
 from nas_lib.program import ADD, IDLE, POOL, full
 
@@ -27,12 +27,11 @@ class Program(program.Program):
     """All operations of a supernet. Operation o of edge e has slot ``e * O + o``, and w is flat.
 
     ``scales [m]`` are the positions in theta that hold a mixing weight, ``slots [m]`` say which. ``owners`` are
-    the slots of parameters and of batch norms, -1 for those that are always used. ``first``: the number of
-    instructions up to the end of the first cell, and its output.
+    the slots of parameters and of batch norms, -1 for those that are always used.
     """
 
     def __init__(self, space, shape, channels, cells, batch, recorded):
-        self.space, self.first, self._needs, self._owner, self._mixing = space, None, {}, {}, []
+        self.space, self._needs, self._owner, self._mixing = space, {}, {}, []
         self.free: list[np.ndarray] = []
         names = ["stem", *(f"cells.{k}" for k in range(3 * cells + 2)), "lastact.0"]
         super().__init__(shape, channels, cells, names, batch, recorded)
@@ -67,13 +66,15 @@ class Program(program.Program):
                     self.row(POOL, x, pooled[source], 0, (width, width), (side, side))
                 self._mixed(ADD, pooled[source], y, width, side, slot)
             elif op != "none":
-                conv, kernel = f"{name}.edges.{target}<-{source}.{slot % len(space.ops)}.op", int(op[-1])
-                self._needs[len(self.rows)] = [slot]
-                self._owner |= {f"{conv}.1.weight": slot, f"{conv}.2": slot}
-                self.conv(x, y, f"{conv}.1", width, width, side, kernel, norm=f"{conv}.2",
-                          affine=partial(self._scaled, slot))
-        self.first = self.first or (len(self.rows), nodes[-1])
+                self.operation(x, y, f"{name}.edges.{target}<-{source}.{slot % len(space.ops)}.op", width, side, slot)
         return nodes[-1]
+
+    def operation(self, x, y, name, width, side, slot):
+        """Add to node y what the convolution of a slot makes of node x."""
+        self._needs[len(self.rows)] = [slot]
+        self._owner |= {f"{name}.1.weight": slot, f"{name}.2": slot}
+        self.conv(x, y, f"{name}.1", width, width, side, int(self.space.ops[slot % len(self.space.ops)][-1]),
+                  norm=f"{name}.2", affine=partial(self._scaled, slot))
 
     def _mixed(self, op, x, y, width, side, slot):
         self._needs[len(self.rows)] = [slot]
@@ -128,10 +129,10 @@ def features(net, x: Tensor, w: Tensor) -> Tensor:
 
     ``w`` as in ``Supernet.forward``. Differentiable once, by x, w and the weights; running statistics follow.
     """
-    layers, parameters = _inside(net)
+    layers, parameters = inside(net)
     recorded = torch.is_grad_enabled() and any(t.requires_grad for t in (x, w, *parameters))
-    p = _program(net, x.shape[-1], len(x), recorded)
-    weights = w.detach().numpy().ravel() if w.is_floating_point() else _one_hot(net.space, w.numpy())
+    p = made(Program, net, x.shape[-1], len(x), recorded)
+    weights = w.detach().numpy().ravel() if w.is_floating_point() else one_hot(net.space, w.numpy())
     code = p.code[p.select(weights != 0, recorded and w.requires_grad)]
     statistics = np.zeros((2, p.channels), dtype=np.float32)
     found = _Features.apply(p, code, statistics, weights, w, x, *parameters)
@@ -139,43 +140,7 @@ def features(net, x: Tensor, w: Tensor) -> Tensor:
     return found
 
 
-def finish(net, x: Tensor, owner: np.ndarray, archs: np.ndarray, momentum: float, statistics=None):
-    """Last features ``[arch, B, 4C]`` of ``archs [arch, edge]``, from the outputs of their first cells.
-
-    ``x [u, B, H, W, C]`` are the different ones, ``owner [arch]`` says whose is whose. The batch's statistics are
-    used and followed by ``statistics [2, arch, channel]``, which are returned too; with ``momentum`` 0 these are
-    used in their place.
-    """
-    p = _program(net, x.shape[2], x.shape[1], False)
-    start, first = p.first
-    keep = p.select(_one_hot(net.space, archs) != 0)[:, start:]
-    theta = p.vector(_inside(net)[1], np.ones(p.needs.shape[1], np.float32))
-    inputs = program.by_column(x.movedim(-1, -3), full(x.shape[-1])).reshape(len(x), -1)
-    found = np.empty((len(archs), p.width, p.batch), np.float32)
-    statistics = np.zeros((2, len(archs), p.channels), np.float32) if statistics is None else statistics
-    maps = p.take()
-    _finish(p.code[start:], keep, p.batch, maps, p.work[0], p.output, p.area, theta, first, inputs, owner, *statistics,
-            np.float32(momentum), found)
-    p.free.append(maps)
-    return torch.from_numpy(found).movedim(1, 2), statistics
-
-
-@native("i8[:,::1]", "b1[:,:]", I, ROW, ROW, I, I, ROW, I, TABLE, "i8[::1]", TABLE, TABLE, F, "f4[:,:,::1]")
-def _finish(code, keep, batch, maps, pad, output, area, theta, first, inputs, owner, mean, var, momentum, found):
-    saved, rows = np.empty((2, mean.shape[1]), np.float32), np.empty_like(code)
-    for a in range(len(keep)):
-        n = 0
-        for i in range(len(code)):
-            if keep[a, i]:
-                for k in range(code.shape[1]):
-                    rows[n, k] = code[i, k]
-                n += 1
-        kernels.copy(maps, first, inputs[owner[a]], 0, inputs.shape[1], 0)
-        program.forward(rows[:n], batch, maps, theta, mean[a], var[a], momentum, saved, pad)
-        kernels.features(maps, output, area, found[a])
-
-
-def _inside(net) -> tuple[list, list]:
+def inside(net) -> tuple[list, list]:
     """The modules up to the classifier that hold parameters or statistics, in order, and the parameters."""
     layers = _layers(net, [])[:-1]
     return layers, [p for m in layers for p in m._parameters.values() if p is not None]
@@ -190,20 +155,21 @@ def _layers(module: nn.Module, found: list) -> list:
     return found
 
 
-def _one_hot(space, archs: np.ndarray) -> np.ndarray:
+def one_hot(space, archs: np.ndarray) -> np.ndarray:
     """``archs [..., edge]`` as weights ``[..., slot]``."""
     return np.eye(len(space.ops), dtype=np.float32)[archs].reshape(*archs.shape[:-1], -1)
 
 
-def _program(net, side: int, batch: int, recorded: bool) -> Program:
+def made(kind: type, net, side: int, batch: int, *more) -> program.Program:
+    """The program of a ``kind`` for this supernet and images of this side, from the last few that were used."""
     conv = net.stem[0]
-    return _cached(net.space, (conv.in_channels, side, side), conv.out_channels, (len(net.cells) - 2) // 3, batch,
-                   recorded)
+    return _cached(kind, net.space, (conv.in_channels, side, side), conv.out_channels, (len(net.cells) - 2) // 3, batch,
+                   *more)
 
 
 @lru_cache(maxsize=32)
-def _cached(*args) -> Program:
-    return Program(*args)
+def _cached(kind, *args) -> program.Program:
+    return kind(*args)
 
 
 def _follow(norms, p: Program, weights, statistics):

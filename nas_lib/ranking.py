@@ -2,7 +2,7 @@
 
 Architectures are evaluated together, block by block. Inside a block every distinct intermediate result is
 computed once: a node's value is known by its incoming (operation, input value) pairs, so cells that begin alike
-share that beginning, and all share the stem. Where a supernet is compiled, only the first cell is shared.
+share that beginning, and all share the stem. What is compiled shares the first cell: see ``compiled_ranking``.
 Architectures that are the same network under shared weights (``Space.classes("weights")``) are evaluated once.
 """
 
@@ -123,6 +123,11 @@ def logits(net: Supernet, archs: np.ndarray, images: Tensor, layers: Layers) -> 
     batch of its own, ``[arch, B, C, H, W]``."""
     layers.start()
     archs = _relevant(net.space, archs, layers.rule)
+    if layers.rule != "running" and net.engine(images):
+        from nas_lib import compiled_ranking  # numba takes long to import
+        momentum = 0 if layers.rule == "stored" else 1 / layers.passes
+        features, layers.rest = compiled_ranking.features(net, archs, images, momentum, layers.rest)
+        return net.classifier(features)
     owner = np.zeros(len(archs), dtype=np.int64) if images.ndim == 4 else np.arange(len(archs))
     conv, bn = net.stem
     x = images.movedim(-3, -1).reshape(-1, *images.movedim(-3, -1).shape[-4:]).contiguous()     # 1 or arch, B, H, W, C
@@ -135,11 +140,6 @@ def logits(net: Supernet, archs: np.ndarray, images: Tensor, layers: Layers) -> 
         else:
             x, owner = _cell(cell, x, owner, archs, layers)
             x, owner = _with_zero(x, owner)                              # cells without any path
-            fast = net.engine(images) if cell is net.cells[0] and layers.rule != "running" else None
-            if fast:
-                momentum = 0 if layers.rule == "stored" else 1 / layers.passes
-                features, layers.rest = fast.finish(net, x, owner, archs, momentum, layers.rest)
-                return net.classifier(features)
     bn, relu = net.lastact
     features = relu(layers.norm(bn, x)).mean((2, 3))                             # u, B, C
     return net.classifier(features)[_index(owner, x)]

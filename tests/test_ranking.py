@@ -94,11 +94,11 @@ def test_one_architecture_alone_scores_as_in_company():
 @pytest.mark.parametrize("channels, cells, side", [(4, 1, 6), (3, 2, 5)])
 @pytest.mark.parametrize("rule", ["batch", "recalibrate"])
 def test_compiled_scores_are_those_of_the_plain_loop(rule, channels, cells, side, monkeypatch):
-    """After the first cell: one architecture at a time, with what ``recalibrate`` keeps from batch to batch."""
-    from nas_lib import compiled
+    """One architecture at a time, with what ``recalibrate`` keeps from batch to batch."""
+    from nas_lib import compiled_ranking
 
-    calls, finish = [], compiled.finish
-    monkeypatch.setattr(compiled, "finish", lambda *a: calls.append(1) or finish(*a))
+    calls, features = [], compiled_ranking.features
+    monkeypatch.setattr(compiled_ranking, "features", lambda *a: calls.append(1) or features(*a))
     net, archs = tiny.supernet(NB201, channels, cells, dtype=torch.float32), some(20)
     (x, y), calibration = tiny.images(8, side=side), tiny.images(9, seed=7, side=side)[0]
     right, loss = ranking.accuracy(net, archs, x.float(), y, rule, batch=4, calibration=calibration.float())
