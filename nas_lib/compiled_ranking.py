@@ -87,7 +87,8 @@ def features(net, archs: np.ndarray, images: Tensor, momentum: float, statistics
 
     ``images [B, C, H, W]`` are those of all, or ``[arch, B, C, H, W]`` each one's own. The batch's statistics are used
     and followed by ``statistics [2, arch, channel]``, which are returned too; with ``momentum`` 0 these are used in
-    their place. An operation computed once for several architectures has its statistics with the first of them.
+    their place, or, if there are none, those stored in the supernet. An operation computed once for several
+    architectures has its statistics with the first of them.
     """
     *own, batch, channels, _, side = images.shape
     p: Program = compiled.made(Program, net, side, batch)
@@ -96,7 +97,13 @@ def features(net, archs: np.ndarray, images: Tensor, momentum: float, statistics
     theta = p.vector(compiled.inside(net)[1], np.ones(p.needs.shape[1], np.float32))
     inputs = program.by_column(images, full(channels)).reshape(*own, -1)
     found = np.empty((len(archs), p.width, batch), np.float32)
-    mean, var = statistics = np.zeros((2, len(archs), p.channels), np.float32) if statistics is None else statistics
+    if statistics is None:
+        statistics = np.zeros((2, len(archs), p.channels), np.float32)
+        if momentum == 0:
+            norms = [m._buffers for m in compiled.inside(net)[0] if m._buffers]
+            for vector, name in zip(statistics, ("running_mean", "running_var"), strict=True):
+                vector[:, p.flat[1]] = torch.cat([n[name] for n in norms]).numpy()
+    mean, var = statistics
     saved, maps, nodes = np.zeros((2, p.channels), np.float32), p.take(), None
     for a, arch in enumerate(archs):
         rows = []

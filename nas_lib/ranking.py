@@ -123,9 +123,9 @@ def logits(net: Supernet, archs: np.ndarray, images: Tensor, layers: Layers) -> 
     batch of its own, ``[arch, B, C, H, W]``."""
     layers.start()
     archs = _relevant(net.space, archs, layers.rule)
-    if layers.rule != "running" and net.engine(images):
+    if net.engine(images):
         from nas_lib import compiled_ranking  # numba takes long to import
-        momentum = 0 if layers.rule == "stored" else 1 / layers.passes
+        momentum = 0 if layers.rule in ("stored", "running") else 1 / layers.passes
         features, layers.rest = compiled_ranking.features(net, archs, images, momentum, layers.rest)
         return net.classifier(features)
     owner = np.zeros(len(archs), dtype=np.int64) if images.ndim == 4 else np.arange(len(archs))

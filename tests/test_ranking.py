@@ -92,7 +92,7 @@ def test_one_architecture_alone_scores_as_in_company():
 
 
 @pytest.mark.parametrize("channels, cells, side", [(4, 1, 6), (3, 2, 5)])
-@pytest.mark.parametrize("rule", ["batch", "recalibrate"])
+@pytest.mark.parametrize("rule", RULES)
 def test_compiled_scores_are_those_of_the_plain_loop(rule, channels, cells, side, monkeypatch):
     """One architecture at a time, with what ``recalibrate`` keeps from batch to batch."""
     from nas_lib import compiled_ranking
@@ -102,7 +102,7 @@ def test_compiled_scores_are_those_of_the_plain_loop(rule, channels, cells, side
     net, archs = tiny.supernet(NB201, channels, cells, dtype=torch.float32), some(20)
     (x, y), calibration = tiny.images(8, side=side), tiny.images(9, seed=7, side=side)[0]
     right, loss = ranking.accuracy(net, archs, x.float(), y, rule, batch=4, calibration=calibration.float())
-    assert len(calls) == (2 if rule == "batch" else 5)
+    assert len(calls) == (5 if rule == "recalibrate" else 2)
     logits = plain(net.double(), archs, x, rule, calibration)
     np.testing.assert_allclose(loss, [F.cross_entropy(z, y) for z in logits], rtol=1e-4)
     np.testing.assert_allclose(right, [100 * (z.argmax(1) == y).double().mean() for z in logits])
