@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 from bisect import bisect_right
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy import stats
 from nas_lib import metrics, sampling
 
 RNG = np.random.default_rng(0)
+REAL = os.environ.get("NAS_DATA")
 
 
 def arch(*values):
@@ -55,6 +57,26 @@ def test_published_rule_equals_the_literal_loop(levels):
     np.testing.assert_allclose(result["error"], t)
     np.testing.assert_array_equal(metrics.groups(arch(*score)), loop_groups(score)[0])
     np.testing.assert_allclose(metrics.thresholds(arch(*score)), loop_groups(score)[1])
+
+
+@pytest.mark.skipif(not REAL, reason="NAS_DATA names no folder with the results of NAS-Bench-201")
+@pytest.mark.parametrize("dataset", ["cifar10", "ImageNet16-120"])
+def test_curves_on_the_real_table_equal_the_literal_loops(dataset):
+    """Scores of 1,000 images, hence with ties, and a law that prefers good cells."""
+    from nas_lib import benchmark
+
+    truth = benchmark.truth(dataset).drop_vars(["arch", "dataset", "split"], errors="ignore")
+    n = len(truth)
+    score = np.round(truth.values + RNG.normal(0, 5, n), 1)
+    law = np.log(RNG.dirichlet(np.ones(n))) + truth.values / 10
+    law -= np.log(np.exp(law).sum())
+    rates, t = loop_top_identification(score, truth.values)
+    result = metrics.top_identification(arch(*score), truth, ties="worse")
+    np.testing.assert_allclose(result, rates)
+    np.testing.assert_allclose(result["error"], t)
+    g, _ = loop_groups(100 - truth.values)
+    mass = [sum(p for p, group in zip(np.exp(law), g, strict=True) if group <= k) for k in range(24)]
+    np.testing.assert_allclose(metrics.sampling_mass(arch(*law), truth), mass)
 
 
 def test_mass_and_baseline_equal_the_literal_loop():
