@@ -5,6 +5,7 @@ Made when the book is built, from the outputs that the executed notebooks hold: 
 
 from __future__ import annotations
 
+import ast
 import base64
 import csv
 import io
@@ -136,6 +137,13 @@ def files(data: dict, label: str) -> dict[str, bytes]:
         return chart_files(json.loads(spec) if isinstance(spec, str) else spec, "".join(data["image/png"]))
     table = read_table("".join(data.get("text/html", "")))
     return {"csv": as_csv(table).encode("utf8"), "tex": as_latex(table, label).encode("utf8")} if table else {}
+
+
+def parameters(notebook: dict) -> dict:
+    """The parameters of a notebook, those that were injected last."""
+    cells = [c for c in notebook["cells"] if {"parameters", "injected-parameters"} & set(c["metadata"].get("tags", []))]
+    lines = [n for c in cells for n in ast.parse("".join(c["source"])).body if isinstance(n, ast.Assign | ast.AnnAssign)]
+    return {t.id: ast.literal_eval(n.value) for n in lines for t in (n.targets if isinstance(n, ast.Assign) else [n.target])}
 
 
 def result_sets(parameters: dict) -> dict[str, Path]:
