@@ -157,7 +157,7 @@ def prepare(app, docname, source) -> None:
             tags.append("hide-input")
         for output in cell.get("outputs", []):
             output.setdefault("metadata", {})["nas_lib"] = _offer(app, page, cell, output)
-    if sets := takeaway.result_sets(parameters) if str(page.parent) != RUNS else {}:
+    if sets := takeaway.result_sets(parameters):
         links = " ".join(f'<a href="{_put(app, page, name, path.read_bytes())}" download>{name}</a>'
                          for name, path in sets.items())
         notebook["cells"].append({"cell_type": "markdown", "id": "result-sets", "metadata": {}, "source":

@@ -147,7 +147,13 @@ def parameters(notebook: dict) -> dict:
 
 
 def result_sets(parameters: dict) -> dict[str, Path]:
-    """Result sets that a page shows, by name: summaries of the campaigns that its parameters name, else its truth table."""
+    """Result sets that a page shows, by name: the result of a run, else the summaries of campaigns, else the truth table.
+
+    All are found by the page's parameters: its ``out``, the campaigns that it names, its ``dataset``.
+    """
+    own = where(parameters.get("out") or ".")
+    if own.suffix == ".nc" and own.is_file():
+        return {own.name: own}
     named = [v for v in parameters.values() if isinstance(v, str)]
     found = {f"{campaign}-{path.name}": path for campaign in named for path in kept(campaign, "summary-*.nc")}
     truth = where(f"nas_lib/embedded/{parameters.get('dataset')}.nc")
