@@ -22,26 +22,40 @@
     };
   }
 
-  function draw(chart) {
-    chart.spec ??= JSON.parse(chart.querySelector("script.nas-spec").textContent);
-    chart.dataset.state = "drawing";
-    const box = document.createElement("div");
-    return window.vegaEmbed(box, chart.spec, {
-      renderer: "svg",
-      config: config(),
-      actions: { export: true, source: false, compiled: false, editor: false },
-    }).then((result) => {
-      if (chart.view) chart.view.finalize();
-      chart.view = result.view;
-      chart.replaceChildren(box);
-      chart.dataset.state = "live";
-    }).catch((error) => {
-      console.error(error);
-      chart.dataset.state = "error";
-    });
+  // Panels side by side stand below each other where the page is narrow.
+  function fitted(spec, width) {
+    const panels = spec.hconcat ?? spec.concat ?? (spec.facet && []);
+    if (!panels || width >= 560) return spec;
+    const { hconcat, ...rest } = spec;
+    return { ...rest, ...(panels.length ? { concat: panels } : {}), columns: 1 };
   }
 
-  const drawAll = () => document.querySelectorAll(".nas-chart").forEach(draw);
+  async function draw(chart) {
+    chart.dataset.state = "drawing";
+    try {
+      chart.spec ??= JSON.parse(chart.querySelector("script.nas-spec").textContent);
+      const box = document.createElement("div"), spec = fitted(chart.spec, chart.clientWidth);
+      const { view } = await window.vegaEmbed(box, spec, {
+        renderer: spec.usermeta?.embedOptions?.renderer ?? "svg",
+        config: config(),
+        actions: { export: true, source: false, compiled: false, editor: false },
+      });
+      if (chart.view) chart.view.finalize();
+      chart.view = view;
+      chart.replaceChildren(box);
+      chart.dataset.state = "live";
+    } catch (error) {
+      console.error(error);
+      chart.dataset.state = "error";
+    }
+  }
+
+  async function drawAll() {      // one after the other, so that the first is seen before the last is drawn
+    for (const chart of document.querySelectorAll(".nas-chart")) {
+      await draw(chart);
+      await new Promise((resolve) => setTimeout(resolve));
+    }
+  }
   document.addEventListener("DOMContentLoaded", () => {
     drawAll();
     new MutationObserver(drawAll).observe(document.documentElement,

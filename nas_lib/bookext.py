@@ -6,7 +6,6 @@ Enabled in ``_config.yml``; ``VegaLite`` is found by MyST-NB through the entry p
 
 from __future__ import annotations
 
-import ast
 import html
 import json
 from pathlib import Path, PurePosixPath
@@ -151,16 +150,14 @@ def prepare(app, docname, source) -> None:
     if not str(app.env.doc2path(docname)).endswith(".ipynb"):
         return
     notebook, page = json.loads(source[0]), PurePosixPath(docname)
-    parameters = {}
+    parameters = takeaway.parameters(notebook)
     for cell in notebook["cells"]:
         tags = cell["metadata"].setdefault("tags", [])
-        if {"parameters", "injected-parameters"} & set(tags):
-            parameters |= _assigned("".join(cell["source"]))
         if "injected-parameters" in tags and "hide-input" not in tags:
             tags.append("hide-input")
         for output in cell.get("outputs", []):
             output.setdefault("metadata", {})["nas_lib"] = _offer(app, page, cell, output)
-    if sets := takeaway.result_sets(parameters) if str(page.parent) != RUNS else {}:
+    if sets := takeaway.result_sets(parameters):
         links = " ".join(f'<a href="{_put(app, page, name, path.read_bytes())}" download>{name}</a>'
                          for name, path in sets.items())
         notebook["cells"].append({"cell_type": "markdown", "id": "result-sets", "metadata": {}, "source":
@@ -182,12 +179,6 @@ def _put(app, page, name: str, content: bytes) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return "../" * len(page.parent.parts) + f"downloads/{name}"
-
-
-def _assigned(code: str) -> dict:
-    """The constants that a cell of parameters assigns."""
-    lines = [n for n in ast.parse(code).body if isinstance(n, ast.Assign | ast.AnnAssign)]
-    return {t.id: ast.literal_eval(n.value) for n in lines for t in (n.targets if isinstance(n, ast.Assign) else [n.target])}
 
 
 def setup(app) -> dict:

@@ -53,6 +53,11 @@ def default_mode() -> str:
     return os.environ.get("NAS_CHARTS") or ("live" if "JPY_SESSION_NAME" in os.environ else "book")
 
 
+def live() -> bool:
+    """Whether charts are live widgets now."""
+    return alt.renderers.active == "jupyter"
+
+
 def enable(mode: str | None = None) -> None:
     """Show charts in ``mode`` ("book" or "live"; ``default_mode()`` if None) from now on."""
     mode = mode or default_mode()

@@ -63,18 +63,29 @@ def cell(arch, title: str = "") -> alt.LayerChart | alt.HConcatChart:
                                           description=f"Normal and reduction cell {cells}. {title}".strip())
 
 
+def skeleton() -> pd.DataFrame:
+    """Arcs of all edges of a cell of NAS-Bench-201, numbered ``e``, for a chart that finds their operations itself."""
+    return pd.concat([_arc(ONE, s, t, "", 1.0).assign(e=e) for e, (t, s) in enumerate(NB201.edges)]).drop(
+        columns=["op", "strength"])
+
+
 def _graph(canvas: _Canvas, edges) -> alt.LayerChart:
     """``edges`` are (source, target, operation, strength)."""
-    path = pd.concat([_arc(canvas, *edge) for edge in edges]).query("op != 'none'")
+    return drawn(alt.Chart(pd.concat([_arc(canvas, *edge) for edge in edges]).query("op != 'none'")), canvas)
+
+
+def drawn(arcs: alt.Chart, canvas: _Canvas = ONE) -> alt.LayerChart:
+    """A cell from its ``arcs``: points x, y of each ``edge``, with their step, turn, op and strength."""
     at = {"x": alt.X("x:Q", axis=None, scale=alt.Scale(domain=canvas.domain[0])),
           "y": alt.Y("y:Q", axis=None, scale=alt.Scale(domain=canvas.domain[1]))}
     colours, dashes = zip(*canvas.ops.values(), strict=True)
-    base = alt.Chart(path).encode(
+    legend = alt.Legend(orient="bottom", columns=2, symbolSize=250, symbolOpacity=1)
+    base = arcs.encode(
         **at, opacity=alt.Opacity("strength:Q", scale=None), tooltip=tips("edge", "op"),
         color=alt.Color("op:N", title=None, scale=alt.Scale(domain=list(canvas.ops), range=colours),
-                        legend=alt.Legend(orient="bottom", columns=4, symbolSize=250, symbolOpacity=1)))
+                        legend=legend))
     lines = base.mark_line(strokeWidth=2.5).encode(detail="edge:N", order="step:O", strokeDash=alt.StrokeDash(
-        "op:N", title=None, scale=alt.Scale(domain=list(canvas.ops), range=dashes)))
+        "op:N", title=None, scale=alt.Scale(domain=list(canvas.ops), range=dashes), legend=legend))
     heads = base.transform_filter("datum.step == 14").mark_point(
         shape="triangle-right", filled=True, size=90).encode(angle=alt.Angle("turn:Q", scale=None))
     nodes = alt.Chart(pd.DataFrame({"x": canvas.x, "y": canvas.y, "name": canvas.names})).encode(**at)

@@ -226,6 +226,31 @@ def paired_errors(corrected: xr.DataArray, published: xr.DataArray) -> alt.Layer
                     "protocol.")
 
 
+def forest(mean: xr.DataArray, bounds: xr.DataArray, axis: str, title: str, subtitle: str) -> alt.FacetChart:
+    """``mean`` (stage1, stage2) with its interval ``bounds`` (stage1, stage2, bound), a panel for each Stage 2.
+
+    ``axis`` with its unit; a dotted line stands at 0 where an interval comes near it.
+    """
+    mean, bounds = tidy(mean), tidy(bounds)
+    names, panels = mean.stage1.values.tolist(), mean.stage2.values.tolist()
+    table = xr.Dataset({"mean": mean, "low": bounds.sel(bound="low", drop=True), "high": bounds.sel(bound="high", drop=True)})
+    table = table.to_dataframe().reset_index().dropna(subset=["mean"]).round(3)
+    colour = marks.method_scales(names)[0]
+    base = alt.Chart(table).encode(
+        y=alt.Y("stage1:N", title="Stage 1", sort=names), color=alt.Color("stage1:N", scale=colour, legend=None),
+        tooltip=tips("stage1", "stage2", "mean.2f", "low.2f", "high.2f"))
+    rules = base.mark_rule(strokeWidth=2).encode(
+        x=alt.X("low:Q", title=axis, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)), x2="high:Q")
+    points = base.mark_point(filled=True, size=50, opacity=1).encode(x="mean:Q")
+    layers = [rules, points]
+    if table["low"].min() < 0:
+        layers.insert(0, alt.Chart(table).mark_rule(strokeDash=marks.DOT).encode(x=alt.datum(0)))
+    return alt.layer(*layers).properties(width=165, height=alt.Step(20)).facet(
+        facet=alt.Facet("stage2:N", title=None, sort=panels), columns=3, spacing=18).properties(
+        title=alt.Title(title, subtitle=subtitle),
+        description=f"{title} {axis} of {', '.join(names)}, in a panel for each of {', '.join(panels)}, with intervals.")
+
+
 def best_cells(truth: xr.DataArray, count: int = 6) -> alt.ConcatChart:
     """The ``count`` best cells of ``truth(arch)``, drawn, best first."""
     best = tidy(truth)

@@ -126,11 +126,12 @@ def filled(count: np.ndarray, ex: np.ndarray, ey: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(table).round(2)
 
 
-def heat(table: pd.DataFrame, x: str, y: str, width: int, height: int) -> alt.Chart:
-    """Heat map of a ``grid``; ``x`` and ``y`` are the axis titles."""
+def heat(table: pd.DataFrame | alt.Chart, x: str, y: str, width: int, height: int) -> alt.Chart:
+    """Heat map of a ``grid``, or of a chart that computes one; ``x`` and ``y`` are the axis titles."""
     scale = alt.Scale(zero=False, nice=False)
-    return alt.Chart(table).mark_rect().encode(
-        x=alt.X("x0:Q", title=x, scale=scale), x2="x1", y=alt.Y("y0:Q", title=y, scale=scale), y2="y1",
+    base = table if isinstance(table, alt.Chart) else alt.Chart(table)
+    return base.mark_rect().encode(
+        x=alt.X("x0:Q", title=x, scale=scale), x2="x1:Q", y=alt.Y("y0:Q", title=y, scale=scale), y2="y1:Q",
         color=alt.Color("count:Q", scale=alt.Scale(type="log", scheme="viridis"), title="architectures",
                         legend=alt.Legend(tickCount=4, format="d")),
         tooltip=tips(f"x0.1f={x}", f"y0.1f={y}", "count.0f=architectures"),

@@ -19,8 +19,6 @@ import pandas as pd
 import scipy  # loads scipy.stats when it is first used, which takes a second
 import xarray as xr
 
-from nas_lib.sampling import draw
-
 GROUPS = 25
 SUPERNETS = {"N_U": "none", "N_I": "none+", "R_U": "rsps", "R_I": "rsps+"}
 DIFFERENCES = (("N_I", "N_U"), ("R_I", "R_U"), ("R_U", "N_U"), ("R_I", "N_I"))
@@ -125,14 +123,16 @@ def spearman(a, b, dim: str = "arch") -> xr.DataArray:
 
 
 def kendall(a, b, dim: str = "arch") -> xr.DataArray:
-    """Kendall's tau-b, which discounts ties. NaN, not 0, where one side is constant.
-
-    The sparse tau of Yu et al. (2020) is ``kendall(score, truth.round(1))``.
-    """
+    """Kendall's tau-b, which discounts ties. NaN, not 0, where one side is constant."""
     def tau(x, y):
         known = ~(np.isnan(x) | np.isnan(y))
         return scipy.stats.kendalltau(x[known], y[known]).statistic if known.sum() > 1 else np.nan
     return _over_arch(np.vectorize(tau, signature="(n),(n)->()"), [a, b], dim=dim).rename("kendall")
+
+
+def sparse_kendall(score, truth, step: float = 0.1, dim: str = "arch") -> xr.DataArray:
+    """Kendall's tau after rounding the truth to whole ``step``s, so that its noise orders nothing (Yu et al., 2020)."""
+    return kendall(score, (truth / step).round(), dim).rename("sparse_kendall")
 
 
 def distinct(score) -> xr.DataArray:
@@ -158,36 +158,6 @@ def ties_at_best(score) -> xr.DataArray:
 def regret(accuracy, truth) -> xr.DataArray:
     """Points lost to the best architecture: ``max(truth) - accuracy`` of the selected one."""
     return (truth.max("arch", skipna=False) - accuracy).rename("regret")
-
-
-def replay(score, log_prob, truth, n: int = 100, draws: int = 1000, seed: int = 0) -> xr.DataArray:
-    """Test accuracy of the best by ``score`` among ``n`` candidates drawn from the law, again and again.
-
-    ``-> [..., draw]``: Stage 2 replayed from stored scores. The first drawn wins among equals, a missing score is
-    passed over (NaN where a draw has no score at all). All runs are drawn with the same random numbers.
-    """
-    def selected(s, logs, t):
-        drawn = draw(logs, draws * n, seed).reshape(draws, n)
-        best = np.take_along_axis(drawn, np.argmax(np.where(np.isnan(s), -np.inf, s)[drawn], 1)[:, None], 1)[:, 0]
-        return np.where(np.isnan(s[drawn]).all(1), np.nan, t[best])
-    runs = xr.apply_ufunc(selected, *(a.astype(float) for a in (score, log_prob, truth)), join="exact",
-                          vectorize=True, input_core_dims=[["arch"]] * 3, output_core_dims=[["draw"]])
-    return runs.assign_coords(draw=range(draws)).rename("replayed_accuracy")
-
-
-def confidence(x, dim: str = "seed", level: float = 0.95, resamples: int = 2000, seed: int = 0) -> xr.DataArray:
-    """Bootstrap interval ``[..., bound]`` (low, high) of the mean over ``dim``, by percentiles.
-
-    Missing values are left out of every mean. With a handful of seeds it is too narrow: give n beside it.
-    """
-    def interval(values):
-        n, known = values.shape[-1], ~np.isnan(values)
-        times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples).T   # n, resample
-        total, count = np.where(known, values, 0.0) @ times, known @ times
-        tails = [50 * (1 - level), 50 * (1 + level)]
-        return np.moveaxis(np.nanpercentile(_ratio(total, count), tails, axis=-1), 0, -1)
-    result = xr.apply_ufunc(interval, x.astype(float), input_core_dims=[[dim]], output_core_dims=[["bound"]])
-    return result.assign_coords(bound=["low", "high"]).rename("confidence")
 
 
 def expected_accuracy(log_prob, truth) -> xr.DataArray:

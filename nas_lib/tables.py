@@ -16,6 +16,7 @@ import xarray as xr
 from pandas.io.formats.style import Styler
 
 from nas_lib.claims import SPACES
+from nas_lib.intervals import confidence
 from nas_lib.marks import n_text, tidy
 from nas_lib.metrics import mean_std, spearman
 from nas_lib.pairs import agreement
@@ -82,6 +83,22 @@ def _over(stats: xr.Dataset) -> str:
 def means(stats: xr.Dataset, caption: str) -> Styler:
     """``mean`` and ``std`` over any two dimensions, those of ``mean`` in their order."""
     return _styled(_cells(stats), caption)
+
+
+def estimates(values: dict[str, tuple[xr.DataArray, int]], caption: str) -> Styler:
+    """Means over ``seed`` with their 95 % bootstrap interval: ``values`` (stage1, seed) and decimals, by heading."""
+    data = {heading: (tidy(x), digits) for heading, (x, digits) in values.items()}
+    columns = {heading: _between(x.mean("seed"), confidence(x), digits) for heading, (x, digits) in data.items()}
+    rows = next(iter(data.values()))[0].stage1.values
+    return _styled(pd.DataFrame(columns, index=rows).rename_axis(columns="Stage 1"), caption)
+
+
+def bounded(mean: xr.DataArray, bounds: xr.DataArray, caption: str, digits: int = 2) -> Styler:
+    """``mean`` over two dimensions with its interval ``bounds`` (..., bound)."""
+    rows, columns = mean.dims
+    table = {str(c): _between(*(v.sel({columns: c}) for v in (mean, bounds)), digits) for c in mean[columns].values}
+    return _styled(pd.DataFrame(table, index=mean[rows].values).rename_axis(
+        columns={"stage1": "Stage 1", "stage2": "Stage 2"}.get(rows, rows)), caption)
 
 
 def baselines(accuracy: xr.DataArray) -> Styler:
@@ -240,6 +257,13 @@ def _column(stats, digits):
     mean = np.round(stats["mean"].values, digits) + 0.0  # no "-0.00"
     spread = [f" ± {s:,.{digits}f}" if np.isfinite(s) else "" for s in stats["std"].values]
     return [f"{m:,.{digits}f}{s}" if k else "–" for m, s, k in zip(mean, spread, known, strict=True)]
+
+
+def _between(mean, bounds, digits):
+    known = np.isfinite(mean.values)
+    low, high = (np.round(bounds.sel(bound=b).values, digits) + 0.0 for b in ("low", "high"))
+    return [f"{m:,.{digits}f} [{a:,.{digits}f}, {b:,.{digits}f}]" if k else "–"
+            for m, a, b, k in zip(np.round(mean.values, digits) + 0.0, low, high, known, strict=True)]
 
 
 def _cells(stats, digits: int = 2) -> pd.DataFrame:

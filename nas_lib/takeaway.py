@@ -5,6 +5,7 @@ Made when the book is built, from the outputs that the executed notebooks hold: 
 
 from __future__ import annotations
 
+import ast
 import base64
 import csv
 import io
@@ -138,8 +139,21 @@ def files(data: dict, label: str) -> dict[str, bytes]:
     return {"csv": as_csv(table).encode("utf8"), "tex": as_latex(table, label).encode("utf8")} if table else {}
 
 
+def parameters(notebook: dict) -> dict:
+    """The parameters of a notebook, those that were injected last."""
+    cells = [c for c in notebook["cells"] if {"parameters", "injected-parameters"} & set(c["metadata"].get("tags", []))]
+    lines = [n for c in cells for n in ast.parse("".join(c["source"])).body if isinstance(n, ast.Assign | ast.AnnAssign)]
+    return {t.id: ast.literal_eval(n.value) for n in lines for t in (n.targets if isinstance(n, ast.Assign) else [n.target])}
+
+
 def result_sets(parameters: dict) -> dict[str, Path]:
-    """Result sets that a page shows, by name: summaries of the campaigns that its parameters name, else its truth table."""
+    """Result sets that a page shows, by name: the result of a run, else the summaries of campaigns, else the truth table.
+
+    All are found by the page's parameters: its ``out``, the campaigns that it names, its ``dataset``.
+    """
+    own = where(parameters.get("out") or ".")
+    if own.suffix == ".nc" and own.is_file():
+        return {own.name: own}
     named = [v for v in parameters.values() if isinstance(v, str)]
     found = {f"{campaign}-{path.name}": path for campaign in named for path in kept(campaign, "summary-*.nc")}
     truth = where(f"nas_lib/embedded/{parameters.get('dataset')}.nc")

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from nas_lib import metrics, sampling
+from nas_lib import metrics
 
 RNG = np.random.default_rng(0)
 REAL = os.environ.get("NAS_DATA")
@@ -235,6 +235,9 @@ def test_correlations_by_hand():
     a, b = arch(1, 2, 3, 4), arch(1, 3, 2, 4)
     assert metrics.spearman(a, b).item() == pytest.approx(1 - 6 * 2 / (4 * 15))
     assert metrics.kendall(a, b).item() == pytest.approx((5 - 1) / 6)
+    fine = arch(1.02, 2.13, 2.08, 4)            # 2.13 and 2.08 are both 2.1: their order does not count
+    assert metrics.kendall(b, fine).item() == pytest.approx(1)
+    assert metrics.sparse_kendall(b, fine).item() == pytest.approx(5 / np.sqrt(6 * 5))
     assert metrics.spearman(a, -a).item() == metrics.kendall(a, -a).item() == pytest.approx(-1)
 
 
@@ -331,42 +334,3 @@ def test_mean_std():
     np.testing.assert_allclose(s["mean"], [40.16, 2, np.nan])
     np.testing.assert_allclose(s["std"], [7.8347, 1, np.nan], atol=1e-4)  # divided by n, not n - 1
     np.testing.assert_array_equal(s["n"], [3, 2, 0])
-
-
-# --- Stage 2 from stored scores --------------------------------------------------------------
-
-def test_replay_is_a_loop_over_draws():
-    """Against ``draw`` and a literal search for the first best; ties and missing scores among the candidates."""
-    score, truth, p = RNG.integers(0, 4, 30).astype(float), RNG.permutation(30).astype(float), RNG.dirichlet(np.ones(30))
-    score[:5] = np.nan
-    found = metrics.replay(arch(*score), arch(*np.log(p)), arch(*truth), n=4, draws=200, seed=7)
-    drawn, expected = sampling.draw(np.log(p), 800, seed=7).reshape(200, 4), []
-    for candidates in drawn:
-        known = [i for i in candidates if not math.isnan(score[i])]
-        expected.append(truth[max(known, key=lambda i: score[i])] if known else math.nan)
-    assert found.dims == ("draw",)
-    np.testing.assert_array_equal(found, expected)
-
-
-def test_replay_of_many_runs_uses_the_same_numbers_for_each():
-    score, logs, truth = tied(50, 7, (2, 3)), np.log(RNG.dirichlet(np.ones(50), 2)), RNG.permutation(50).astype(float)
-    both = metrics.replay(runs(score, "stage1", "seed", "arch"), runs(logs, "stage1", "arch"), arch(*truth), 5, 40)
-    assert both.dims == ("stage1", "seed", "draw")
-    one = metrics.replay(arch(*score[1, 2]), arch(*logs[1]), arch(*truth), 5, 40)
-    np.testing.assert_array_equal(both[1, 2], one)
-    perfect = metrics.replay(arch(*truth), arch(*logs[1]), arch(*truth), 5, 2000).mean()
-    p = np.exp(logs[1])[np.argsort(truth)]
-    assert perfect == pytest.approx(np.diff(np.cumsum(p) ** 5, prepend=0) @ np.arange(50), abs=0.5)
-
-
-def test_confidence_is_the_bootstrap_of_the_mean():
-    x = RNG.normal(3, 2, (2, 400))
-    bounds = metrics.confidence(runs(x, "stage1", "seed"))
-    half = 1.96 * x.std(1) / math.sqrt(400)
-    np.testing.assert_allclose(bounds, np.stack([x.mean(1) - half, x.mean(1) + half], 1), atol=0.03)
-    narrow = metrics.confidence(runs(x, "stage1", "seed"), level=0.5)
-    np.testing.assert_allclose(narrow.diff("bound")[:, 0] / bounds.diff("bound")[:, 0], 0.6745 / 1.96, rtol=0.1)
-    x[1, 10:] = np.nan
-    known = metrics.confidence(runs(x[1, :10], "seed"))
-    np.testing.assert_allclose(metrics.confidence(runs(x, "stage1", "seed"))[1], known, atol=0.25)
-    assert metrics.confidence(runs([5.0, 5.0], "seed")).sel(bound="low") == 5
