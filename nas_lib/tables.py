@@ -42,8 +42,7 @@ def combinations(accuracy: xr.DataArray) -> Styler:
     """
     stats = mean_std(100 - tidy(accuracy)).transpose("stage1", "stage2")
     best = (stats["mean"] == stats["mean"].min("stage2")).values
-    return _styled(_cells(stats), f"Test error (%): mean ± population std over {n_text(stats['n'])}; "
-                   "bold: best Stage 2 of a row", best)
+    return _styled(_cells(_several(stats)), f"Test error (%){_over(stats)}; bold: best Stage 2 of a row", best)
 
 
 def errors(stats: xr.Dataset, source: str) -> Styler:
@@ -85,6 +84,21 @@ def means(stats: xr.Dataset, caption: str) -> Styler:
     return _styled(_cells(stats), caption)
 
 
+def side_by_side(columns: dict[tuple[str, str], xr.DataArray], caption: str) -> Styler:
+    """Means over seeds of values (stage2, seed), a column each under two headings; Stage-2 methods that all have."""
+    stats = {head: mean_std(tidy(x.reset_coords(drop=True))) for head, x in columns.items()}
+    common = [s for s in next(iter(stats.values())).stage2.values if all(s in x.stage2.values for x in stats.values())]
+    cells = {head: _column(_several(x.sel(stage2=common)), 2) for head, x in stats.items()}
+    counts = ", ".join(f"{n_text(x['n'])} {' '.join(head)}" for head, x in stats.items())
+    return _styled(pd.DataFrame(cells, index=common), f"{caption}; mean ± population std over {counts}")
+
+
+def not_run(campaign: str, what: str = "") -> Note:
+    """That nothing has been run, and how it would be."""
+    return Note(f"**Not run{': ' * bool(what)}{what}.** `snakemake --profile notebooks/profiles/local --configfile "
+                f"notebooks/campaigns/{campaign}.yaml` makes it.")
+
+
 def estimates(values: dict[str, tuple[xr.DataArray, int]], caption: str) -> Styler:
     """Means over ``seed`` with their 95 % bootstrap interval: ``values`` (stage1, seed) and decimals, by heading."""
     data = {heading: (tidy(x), digits) for heading, (x, digits) in values.items()}
@@ -107,9 +121,8 @@ def baselines(accuracy: xr.DataArray) -> Styler:
     names = [n for n in BASELINES if n in data.stage1.values]
     stats = mean_std(data.sel(stage1=names)).transpose("stage2", "stage1")
     best = (stats["mean"] == stats["mean"].max("stage1")).values
-    table = _cells(stats).rename(columns=BASELINES)
-    return _styled(table, f"Test accuracy (%): mean ± population std over {n_text(stats['n'])}; "
-                   "bold: best supernet of a row", best)
+    table = _cells(_several(stats)).rename(columns=BASELINES)
+    return _styled(table, f"Test accuracy (%){_over(stats)}; bold: best supernet of a row", best)
 
 
 def stage1_summary(evaluation: xr.Dataset) -> Styler:
@@ -117,7 +130,7 @@ def stage1_summary(evaluation: xr.Dataset) -> Styler:
     data = tidy(evaluation)
     columns = {}
     for name, (heading, digits) in SUMMARY.items():
-        columns[heading] = _column(mean_std(data[name]), digits)
+        columns[heading] = _column(_several(mean_std(data[name])), digits)
     table = pd.DataFrame(columns, index=data.stage1.values).rename_axis(columns="Stage 1")
     return _styled(table, f"Mean ± population std over {n_text(data['distinct'].count('seed'))}; "
                    "correlations: shared-weight with true accuracy, – where a constant score has none")
@@ -147,7 +160,7 @@ def protocols(corrected: xr.Dataset, published: xr.Dataset) -> Styler:
     sides = {"published": tidy(published), "corrected": tidy(corrected)}
     shown = [n for n in sides["corrected"].stage1.values.tolist() if n in sides["published"].stage1.values
              and all(data.distinct.sel(stage1=n).notnull().any() for data in sides.values())]
-    columns = {f"{SUMMARY[name][0]}, {side}": _column(mean_std(data[name].sel(stage1=shown)), SUMMARY[name][1])
+    columns = {f"{SUMMARY[name][0]}, {side}": _column(_several(mean_std(data[name].sel(stage1=shown))), SUMMARY[name][1])
                for name in ("spearman", "distinct", "chance_share") for side, data in sides.items()}
     table = pd.DataFrame(columns, index=shown).rename_axis(columns="Stage 1")
     counts = ", ".join(f"{n_text(data.distinct.sel(stage1=shown).count('seed'))} {side}" for side, data in sides.items())
