@@ -14,6 +14,9 @@ import gzip
 import hashlib
 import io
 import re
+import resource
+import sys
+import time
 import warnings
 import zipfile
 import zlib
@@ -43,8 +46,10 @@ def convert(source, out=None) -> xr.Dataset:
     """The table of ``source``, a path or an API object; written to ``out``, a netCDF file, if given.
 
     All 15,625 architectures in benchmark order. Attributes: ``source``, ``md5``, ``release``, ``verified`` (whether
-    the MD5 sum is the one that the file's name promises), ``missing``. Raises BenchmarkError.
+    the MD5 sum is the one that the file's name promises), ``missing``; of a written table ``converted``, seconds and
+    the most memory that it took, which is printed too. Raises BenchmarkError.
     """
+    started = time.perf_counter()
     name = source if isinstance(source, str | Path) else f"the {type(source).__name__}"
     try:
         if hasattr(source, "arch2infos_dict"):
@@ -61,8 +66,16 @@ def convert(source, out=None) -> xr.Dataset:
         raise BenchmarkError(f"{name} is damaged, or no table of NAS-Bench-201 ({_text(error)}): get it again; "
                              f"{known()}") from error
     if out is not None:
+        table = table.assign_attrs(converted=f"in {time.perf_counter() - started:.1f} s by a process that took "
+                                             f"{_peak():.0f} MB of memory at most")
+        print(f"{name}: converted {table.converted}")
         store(table, out)
     return table
+
+
+def _peak() -> float:
+    """The most memory that this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def known() -> str:
@@ -122,7 +135,7 @@ def _converted(path):
         with h5py.File(io.BytesIO(path.read_bytes())) as file:
             names = (*ACCURACIES, "params", "flops", "seconds", *(["v10"] if "v10" in file else []))
             values = {name: file[name][...] for name in names}
-            seeds, attrs = file["train_seed"][...], {k: file.attrs[k] for k in ATTRIBUTES}
+            seeds, attrs = file["train_seed"][...], {k: file.attrs[k] for k in (*ATTRIBUTES, *({"converted"} & set(file.attrs)))}
     except Exception as error:  # a damaged file raises anything, from OSError to KeyError
         raise ValueError("it is a netCDF file of something else, or cut: if it was converted, delete it") from error
     if seeds.dtype.kind == "S":     # texts are stored as rows of characters
