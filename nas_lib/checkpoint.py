@@ -55,26 +55,38 @@ def save(path: Path, state: dict, purpose: str, before: Path | None = None) -> N
 
 
 def load(path: Path, purpose: str | None = None) -> dict:
-    """Read, onto the CPU, a state that ``save`` wrote for the same ``purpose`` (None: for any).
+    """Read a state that ``save`` wrote for the same ``purpose`` (None: for any), as ``read`` does.
 
-    Weights-only, so that no code in the file can run. Raises Damaged if the file is missing, cut, changed or not such a
-    state, CheckpointError if it was written for something else.
+    Raises Damaged if it is not such a state, CheckpointError if it was written for something else.
     """
-    try:
-        content = Path(path).read_bytes()
-        _check(content)
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        found = state.pop("purpose")
-    except Exception as error:
-        raise _damaged(path, error) from error
+    state = read(path)
+    if not isinstance(state, dict) or "purpose" not in state:
+        raise _damaged(path, KeyError("purpose"))
+    found = state.pop("purpose")
     if purpose not in (None, found):
-        raise CheckpointError(f"{path} belongs to another run ({found}), not to {purpose}: use another folder, "
+        raise CheckpointError(f"{path} belongs to another run ({str(found)[:200]}), not to {purpose}: use another folder, "
                               "or delete it")
     return state
 
 
+def read(path: Path):
+    """What ``torch.save`` wrote, onto the CPU: tensors and plain values only, so that no code in the file can run.
+
+    Raises Damaged if the file is missing, cut, changed, or of the form that torch wrote before 1.6, which can ask for
+    any amount of memory.
+    """
+    try:
+        content = Path(path).read_bytes()
+        _check(content)
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
 def _check(content: bytes) -> None:
     """Refuse what is not, to the last bit, an archive as torch wrote it; torch itself reads past its checksums."""
+    if not content.startswith(b"PK"):
+        raise ValueError("it is no archive; a state of torch before 1.6 must be loaded there and saved again")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = archive.infolist()
         if sum(m.file_size for m in members) > len(content):
@@ -87,7 +99,8 @@ def _check(content: bytes) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> Damaged:
-    return Damaged(f"cannot read {path} ({type(error).__name__}: {error}): delete it, and the run starts again from "
+    said = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    return Damaged(f"cannot read {path} ({said}): delete it, and the run starts again from "
                    "what else is stored")
 
 

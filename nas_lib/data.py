@@ -25,6 +25,7 @@ from nas_lib.augment import Augment
 from nas_lib.images import ImageError
 
 Labelled = tuple[Tensor, Tensor]        # images [n, C, H, W], labels [n]
+MOST = 2**31                            # values of a part with all its views
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Data:
         key = (part, first) if self.plain else (part, copies)
         if key not in self._fixed:
             x, y = self._part(part)
+            if copies * x.numel() > MOST:
+                raise ImageError(f"{copies} views of {len(y)} images of {self.name} would fill the memory: ask for fewer")
             if self.plain:
                 self._fixed[key] = self.plain(x[:first]), y[:first]
             else:
@@ -228,10 +231,16 @@ def _digest(parts: dict) -> str:
 
 
 SOURCES = {"digits": digits} | {name: partial(photographs, name) for name in (*images.FACTS, "images")}
+VIEW = [f.name for f in fields(View)]
+OPTIONS = {name: [*VIEW, "download", "verify"] for name in images.FACTS} | {
+    "digits": ["side", "noise", "fold"], "images": [*VIEW, "folder", "file"]}
 
 
 def load(name: str, device="cpu", **options) -> Data:
-    """The data set ``name`` on ``device``. Raises ImageError for an unknown name or images that cannot be used."""
+    """The data set ``name`` on ``device``. Raises ImageError for an unknown name or images that cannot be used,
+    TypeError for an unknown option."""
     if name not in SOURCES:
-        raise ImageError(f"unknown data set {name!r}: {', '.join(SOURCES)}")
+        raise ImageError(f"unknown data set {name!r:.200}: {', '.join(SOURCES)}")
+    if unknown := [str(o) for o in options if o not in OPTIONS[name]]:
+        raise TypeError(f"there is no {', '.join(unknown):.200}, but {', '.join(OPTIONS[name])}")
     return SOURCES[name](device, **options)

@@ -21,7 +21,7 @@ from nas_lib import benchmark, data, devices, methods, results
 from nas_lib.charts import default_mode
 from nas_lib.final import Recipe as FinalRecipe
 from nas_lib.final import cells_of, choice_of, recipe_of, train_final
-from nas_lib.parameters import ParameterError, Setup, check_parameters, short  # noqa: F401  notebooks check, too
+from nas_lib.parameters import ParameterError, Setup, check_parameters, check_seeds, short  # noqa: F401
 from nas_lib.proxies import network_size
 from nas_lib.ranking import CALIBRATION, rank
 from nas_lib.selection import NotApplicable, learned
@@ -44,8 +44,8 @@ def stage1(setup: Setup, out, images: int | None = None, views: int = 1, part: i
     Raises UnknownMethod, ParameterError, ResultError or BenchmarkError before any training.
     """
     started = time.time()
-    if not -1 <= part < parts:
-        raise ParameterError(f"part = {part}: of {parts} parts it is one from 0 to {parts - 1}, or -1 for all")
+    if not -1 <= part < parts or parts < 1:
+        raise ParameterError(f"part = {part} of {parts}: parts, at least 1, are numbered from 0; give -1 for all")
     if images is None:
         images = IMAGES if setup.searched.enumerable else 0
     if images and not setup.searched.enumerable:
@@ -80,8 +80,8 @@ def stage2(setup: Setup, out, select=("prune", "valid", "synflow", "jacob_cov", 
     text, whose accuracy ``final`` finds out. Raises as ``stage1``.
     """
     started = time.time()
-    if not select or candidates < 1:
-        raise ParameterError("select and candidates: name at least one method and one candidate")
+    if not select or not 1 <= candidates <= 10**6:
+        raise ParameterError("select and candidates: name at least one method, and 1 to a million candidates")
     settings, chosen = settings or {}, [short(s) for s in select]
     if not set(settings) <= set(chosen):
         raise ParameterError(f"settings of {', '.join(set(settings) - set(chosen))}: selected are {', '.join(chosen)}")
@@ -114,8 +114,9 @@ def shard(number: int, of: int, seeds, out, setup: Setup, recipe: dict) -> xr.Da
     Returns ``test``, ``valid``, ``seconds``, ``params``, ``flops`` over (network, train_seed).
     """
     started = time.time()
+    check_seeds(seeds)
     if not 0 <= number < of:
-        raise ParameterError(f"shard = {number}: with {of} shards it runs from 0 to {of - 1}")
+        raise ParameterError(f"shard = {number} of {of}: shards, at least 1, are numbered from 0")
     try:
         recipe = Recipe(**recipe)
     except TypeError as error:
@@ -144,8 +145,7 @@ def final(setup: Setup, out, cell: str, seeds=(0,), recipe: dict | None = None) 
     started = time.time()
     if setup.searched.enumerable:
         raise ParameterError(f"space = {setup.space!r}: its architectures are in the benchmark")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ParameterError(f"seeds = {seeds}: name at least one, each once")
+    check_seeds(seeds)
     try:
         cells, how = cells_of(setup.searched, cell), replace(recipe_of(setup.searched), **recipe or {})
     except TypeError as error:
@@ -245,8 +245,8 @@ def _prepare(setup: Setup, out) -> data.Data:
     except TypeError as error:
         raise ParameterError(f"options of {setup.data}: {error}") from None
     except RuntimeError as error:
-        raise ParameterError(f"device {setup.device!r}: {str(error).splitlines()[0]}; "
-                             "'cpu' always works") from None
+        raise ParameterError(f"device {setup.device!r:.200}: {str(error).splitlines()[0]:.200}; 'cpu' always works, 'cuda' with "
+                             "a GPU that PyTorch knows") from None
 
 
 def _law(trained: Trained) -> xr.Dataset:

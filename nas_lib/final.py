@@ -23,6 +23,7 @@ from nas_lib.checkpoint import Checkpoint
 from nas_lib.data import Data
 from nas_lib.networks import PairNetwork
 from nas_lib.ops import draw_from
+from nas_lib.parameters import ParameterError
 from nas_lib.spaces import CellPairs, Genotype
 from nas_lib.spaces.published_cells import CELLS
 from nas_lib.steps import SGD, Clock
@@ -57,7 +58,7 @@ class Recipe:
             if not isinstance(value, kinds) or isinstance(value, bool) != (f.type == "bool"):
                 raise ValueError(f"{f.name} = {value!r}: it must be {f.type}")
             if value < least.get(f.name, 0) or f.name == "drop_path" and value >= 1:
-                raise ValueError(f"{f.name} = {value!r} is out of range")
+                raise ValueError(f"{f.name} = {value!r} is out of range: it must be from {least.get(f.name, 0)}, drop_path below 1")
 
     def said(self, data: Data) -> str:
         """The size of a training on ``data``, beside the published one, as a sentence."""
@@ -74,13 +75,16 @@ def recipe_of(space: CellPairs) -> Recipe:
 def cells_of(space: CellPairs, name: str) -> Genotype:
     """The cells written as ``name``, published under it, as ``darts 10 prune`` of s0, or chosen (``choice_of``).
 
-    Raises ValueError.
+    Raises ParameterError.
     """
     known, name = CELLS[space.name], choice_of(name)[1] or name
     if not {"/", "("} & set(name) and name not in known:
-        raise ValueError(f"{name!r} is not among the published cells of {space.name}: {', '.join(known)}; or give the "
-                         "text of an architecture")
-    return space.genotype(space.parse(known.get(name, name)))
+        raise ParameterError(f"{name!r:.200} is not among the published cells of {space.name}: {', '.join(known)}; or give the "
+                             "text of an architecture")
+    try:
+        return space.genotype(space.parse(known.get(name, name)))
+    except ValueError as error:
+        raise ParameterError(str(error)) from None
 
 
 def choice_of(cell: str) -> tuple[dict, str]:
@@ -165,7 +169,10 @@ class Training:
         self.sgd.load_state_dict(state["sgd"])
         self.order.set_state(state["order"])
         self.pixels.set_state(state["pixels"])
-        self.epoch, self.seconds, self.history = state["epoch"], state["seconds"], state["history"]
+        self.epoch, self.seconds = int(state["epoch"]), float(state["seconds"])
+        self.history = {k: [float(v) for v in state["history"][k]] for k in self.history}
+        if any(len(v) != self.epoch for v in self.history.values()):
+            raise ValueError("its history is of another number of epochs")
 
 
 def train_final(cells: Genotype, data: Data, recipe: Recipe, seed: int, file=None, progress=True) -> xr.Dataset:

@@ -14,6 +14,11 @@ class ParameterError(ValueError):
     """A parameter is unknown or has an impossible value; the message names the remedy."""
 
 
+# What is beyond them is a slip of the finger, and would ask for all memory or take for ever.
+LIMITS = {"seed": (0, 2**31 - 1), "channels": (1, 1024), "cells": (1, 100), "epochs": (0, 100_000), "batch": (1, 100_000),
+          "partial": (1, 1024), "threads": (1, 1024), "lr": (0, 1e6), "lr_min": (0, 1e6), "alpha_lr": (0, 1e6)}
+
+
 @dataclass(frozen=True)
 class Setup:
     """One supernet: its method, its data and its size. Raises ParameterError for a wrong type."""
@@ -40,17 +45,14 @@ class Setup:
 
     def __post_init__(self):
         for f in fields(self):
-            value, wanted = getattr(self, f.name), f.type
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            good = number and (wanted == "float" or value == int(value)) if wanted in ("int", "float") \
-                else type(value).__name__ == wanted
-            if not good:
-                raise ParameterError(f"{f.name} = {value!r}: it must be {wanted}")
+            value = getattr(self, f.name)
+            if not _is(f.type, value):
+                raise ParameterError(f"{f.name} = {value!r:.200}: it must be {f.type}")
         if self.space not in SPACES:
             raise ParameterError(f"space = {self.space!r}: there are {', '.join(SPACES)}")
-        for name in ("channels", "cells", "batch", "partial", "threads"):
-            if getattr(self, name) < 1:
-                raise ParameterError(f"{name} = {getattr(self, name)}: it must be at least 1")
+        for name, (least, most) in LIMITS.items():
+            if not least <= getattr(self, name) <= most:
+                raise ParameterError(f"{name} = {getattr(self, name)}: it must be from {least:,} to {most:,}")
         self.rules  # noqa: B018  a wrong flag is refused here
 
     @property
@@ -82,25 +84,59 @@ class Setup:
 
 
 def check_parameters(history: list[str]) -> None:
-    """Refuse parameters that papermill injected and the notebook does not have.
+    """Refuse parameters that papermill injected and the notebook does not have, or has as another type.
 
-    papermill only warns of them. ``history`` is IPython's ``In``, the cells run so far. Raises
-    ParameterError.
+    papermill only warns of the first. ``history`` is IPython's ``In``, the cells run so far. Raises ParameterError.
     """
     for before, cell in zip(history, history[1:], strict=False):
         if cell.startswith("# Parameters"):
-            unknown = _assigned(cell) - _assigned(before)
-            if unknown:
+            known, given = _assigned(before), _assigned(cell)
+            if unknown := given.keys() - known:
                 raise ParameterError(f"unknown parameter {', '.join(sorted(unknown))}; this notebook has "
-                                     f"{', '.join(sorted(_assigned(before)))}")
+                                     f"{', '.join(sorted(known))}")
+            for name, (_, value) in given.items():
+                kind, default = known[name]
+                if kind and not (value is None and default is None or _is(kind, value)):
+                    raise ParameterError(f"{name} = {value!r:.200}: it must be {kind}")
+
+
+def _is(kind: str, value) -> bool:
+    """Whether ``value`` is of the type named ``kind``; a whole number is a float, and 3.0 a whole number."""
+    if kind in ("int", "float"):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and (kind == "float" or value == value // 1)
+    return type(value).__name__ == kind
 
 
 def short(method: str) -> str:
-    """A method's name in results: ``mine`` for ``path/mine.py``."""
+    """A method's name in results: ``mine`` for ``path/mine.py``. Raises ParameterError for what is no text."""
+    if not isinstance(method, str):
+        raise ParameterError(f"method = {method!r:.200}: it must be a name, or the path of a .py file")
     return Path(method).stem if method.endswith(".py") else method
 
 
-def _assigned(cell: str) -> set[str]:
-    targets = (t for s in ast.parse(cell).body if isinstance(s, ast.Assign | ast.AnnAssign)
-               for t in (s.targets if isinstance(s, ast.Assign) else [s.target]))
-    return {t.id for t in targets if isinstance(t, ast.Name)}
+def check_seeds(seeds) -> None:
+    """Raises ParameterError for what is no list of different whole numbers from 0."""
+    least, most = LIMITS["seed"]
+    if not seeds or not all(_is("int", s) and least <= s <= most for s in seeds) or len(set(seeds)) < len(seeds):
+        raise ParameterError(f"seeds = {seeds!r:.200}: name at least one, each once, and whole numbers from 0")
+
+
+def _assigned(cell: str) -> dict[str, tuple[str, object]]:
+    """What a cell of parameters assigns: name, type (or "") and value."""
+    found = {}
+    for s in ast.parse(cell).body:
+        if isinstance(s, ast.Assign | ast.AnnAssign):
+            kind = ast.unparse(s.annotation) if isinstance(s, ast.AnnAssign) else ""
+            for t in s.targets if isinstance(s, ast.Assign) else [s.target]:
+                if isinstance(t, ast.Name):
+                    found[t.id] = kind, _value(s.value)
+    return found
+
+
+def _value(node: ast.expr):
+    """A literal, or what papermill writes for the numbers that have none."""
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return float(ast.literal_eval(node.args[0])) if isinstance(node, ast.Call) else node

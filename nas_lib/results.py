@@ -49,10 +49,18 @@ def where(path) -> Path:
 def run_path(campaign: str, stage: int, dataset: str, method: str, seed: int) -> Path:
     """Where a run is kept: ``results/<campaign>/stage<stage>-<dataset>-<method>-s<seed>.nc``.
 
-    A method given as a file, ``mine.py``, goes by the name ``mine``.
+    A method given as a file, ``mine.py``, goes by the name ``mine``. Raises ResultError as ``path``.
     """
     name = Path(method).stem if method.endswith(".py") else method
-    return root() / "results" / campaign / f"stage{stage}-{dataset}-{name}-s{seed}.nc"
+    return path(campaign, f"stage{stage}-{dataset}-{name}-s{seed}.nc")
+
+
+def path(campaign: str, name: str) -> Path:
+    """``results/<campaign>/<name>``. Raises ResultError where a name would lead elsewhere."""
+    for part in (campaign, name):
+        if part in ("", ".", "..") or {"/", "\\", "\0"} & set(part) or len(os.fsencode(part)) > 250:
+            raise ResultError(f"{part!r:.200} cannot be a name below results: choose a short one without slashes")
+    return root() / "results" / campaign / name
 
 
 def kept(campaign: str, pattern: str) -> list[Path]:
@@ -151,17 +159,21 @@ def load(paths) -> xr.Dataset:
         run = read(p)
         absent = [k for k in KEYS if k not in run.coords]
         if absent:
-            raise ResultError(f"{p} is not one run: it lacks {', '.join(absent)}")
+            raise ResultError(f"{p} is not one run: it lacks {', '.join(absent)}; leave it out, or make it again")
         key = tuple(run[k].item() for k in KEYS)
         if key in found:
             raise ValueError(f"{found[key][0]} and {p} hold the same run {key}: join one of them, and the "
                              "two stages separately")
         found[key] = p, run.assign_coords({k: ("run", [v]) for k, v in zip(KEYS, key, strict=True)})
     order = {k: list(dict.fromkeys(key[i] for key in found)) for i, k in enumerate(KEYS)}
-    order["seed"].sort()
-    joined = xr.concat(_lift([run for _, run in found.values()]), dim="run", data_vars="all",
-                       coords="different", compat="equals", join="outer", combine_attrs="drop_conflicts")
-    joined = joined.set_index(run=list(KEYS)).unstack("run").sel(order)
+    try:
+        order["seed"].sort()
+        joined = xr.concat(_lift([run for _, run in found.values()]), dim="run", data_vars="all",
+                           coords="different", compat="equals", join="outer", combine_attrs="drop_conflicts")
+        joined = joined.set_index(run=list(KEYS)).unstack("run").sel(order)
+    except (ValueError, TypeError, LookupError) as error:
+        raise ResultError(f"{paths[0]} and {len(paths) - 1} others do not go together ({error}): delete those of another kind "
+                          "and make them again") from error
     return _texts(joined).transpose(*KEYS, ...)
 
 

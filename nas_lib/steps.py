@@ -218,7 +218,10 @@ class Run:
             w.grad = None if gradient is None else gradient.to(w.device)
         self.choices.set_state(state["choices"])
         self.pixels.set_state(state["pixels"])
-        self.epoch, self.seconds, self.history = state["epoch"], state["seconds"], state["history"]
+        self.epoch, self.seconds = int(state["epoch"]), float(state["seconds"])
+        self.history = {k: torch.as_tensor(v, dtype=torch.float64) for k, v in state["history"].items()}
+        if any(len(v) != self.epoch for v in self.history.values()):
+            raise ValueError("its history is of another number of epochs")
         if self.alpha is not None:
             with torch.no_grad():
                 self.alpha.copy_(state["alpha"])

@@ -32,14 +32,14 @@ def never(monkeypatch):
     ({"device": "abacus"}, ParameterError, "cpu"),
     ({"seed": "three"}, ParameterError, "seed = 'three': it must be int"),
     ({"epochs": 1.5}, ParameterError, "epochs"),
-    ({"batch": 0}, ParameterError, "at least 1"),
+    ({"batch": 0}, ParameterError, "batch = 0: it must be from 1 to"),
     ({"protocol": "published"}, ParameterError, "there are corrected, paper"),
     ({"flags": {"bn": "batch"}}, ParameterError, "there are clip_alpha.* rank_bn"),
     ({"flags": {"rank_bn": "none"}}, ParameterError, "one of running, batch, recalibrate"),
     ({"space": "s5"}, ParameterError, "there are nb201, s0, s1"),
     ({"space": "s1"}, ParameterError, "s1 needs 3, a normal cell and two reduction cells"),
     ({"space": "s1", "cells": 3, "method": "rsps+"}, ParameterError, "there is no table of s1"),
-    ({"partial": 0}, ParameterError, "partial = 0: it must be at least 1"),
+    ({"partial": 0}, ParameterError, "partial = 0: it must be from 1 to"),
 ])
 def test_wrong_setup(never, tmp_path, wrong, error, says):
     with pytest.raises(error, match=says):
@@ -53,7 +53,7 @@ def test_wrong_ranking(never, tmp_path, images):
 
 
 @pytest.mark.parametrize("wrong, says", [
-    ({"part": 2, "parts": 2}, "from 0 to 1, or -1 for all"), ({"part": -2}, "or -1"), ({"parts": 2}, "in one piece")])
+    ({"part": 2, "parts": 2}, "part = 2 of 2: .* numbered from 0"), ({"part": -2}, "give -1 for all"), ({"parts": 0}, "at least 1"), ({"parts": 2}, "in one piece")])
 def test_wrong_parts(never, tmp_path, wrong, says):
     with pytest.raises(ParameterError, match=says):
         stage1(Setup(protocol="paper", cache=str(tmp_path), **TINY), tmp_path / "1.nc", **wrong)
@@ -73,7 +73,7 @@ def test_wrong_selection(never, tmp_path):
 
 def test_wrong_shard(never, tmp_path):
     setup = Setup(cache=str(tmp_path))
-    with pytest.raises(ParameterError, match="runs from 0 to 3"):
+    with pytest.raises(ParameterError, match="shard = 4 of 4: .* numbered from 0"):
         shard(4, 4, [0], tmp_path / "x.nc", setup, {})
     with pytest.raises(ParameterError, match="weight_decay"):
         shard(0, 4, [0], tmp_path / "x.nc", setup, {"decay": 1})
@@ -95,7 +95,7 @@ def test_a_space_too_large_to_score(never, tmp_path):
 @pytest.mark.parametrize("wrong, says", [
     ({"setup": Setup()}, "its architectures are in the benchmark"), ({"cell": "darts 1"}, "published cells of s1: darts, "),
     ({"seeds": []}, "name at least one"), ({"seeds": [1, 1]}, "each once"), ({"recipe": {"steps": 1}}, "it has channels, "),
-    ({"recipe": {"cells": 1}}, "cells = 1 is out of range"), ({"recipe": {"cutout": 8}}, "options of digits: .*cutout")])
+    ({"recipe": {"cells": 1}}, "cells = 1 is out of range"), ({"recipe": {"cutout": 8}}, "options of digits: there is no cutout")])
 def test_wrong_final_training(monkeypatch, tmp_path, wrong, says):
     monkeypatch.setattr(experiments, "train_final", lambda *_: pytest.fail("training began"))
     good = {"setup": Setup(space="s1", cache=str(tmp_path)), "cell": "darts", "recipe": {"cutout": 0}}
@@ -120,6 +120,10 @@ def test_injected_parameters():
     check_parameters(["", "a: int = 1", "c = 2"])           # typed by hand: nobody's business
     with pytest.raises(ParameterError, match="unknown parameter c; this notebook has a, b"):
         check_parameters([*cells[:2], "# Parameters\na = 3\nc = 4\n"])
+    for wrong in ("True", "'3'", "None", "1.5", "[3]", "float('nan')"):
+        with pytest.raises(ParameterError, match="a = .*: it must be int"):
+            check_parameters([*cells[:2], f"# Parameters\na = {wrong}\n"])
+    check_parameters(["", "a: int = None\nb: float = 0.1", "# Parameters\na = None\nb = 2"])
 
 
 def test_parts_of_a_ranking_are_joined_and_not_done_again(tmp_path, monkeypatch):

@@ -52,6 +52,13 @@ def test_paths_start_at_the_repository_root(tmp_path, monkeypatch):
     assert results.run_path("quick", 2, "a", "some/mine.py", 0) == top / "results/quick/stage2-a-mine-s0.nc"
 
 
+@pytest.mark.parametrize("name", ["..", "../up", "", "/root", "a\0b", "x" * 300])
+def test_a_name_cannot_lead_elsewhere(name):
+    for make in (lambda: results.run_path(name, 1, "digits", "gdas", 0), lambda: results.path("quick", name)):
+        with pytest.raises(results.ResultError, match="choose a short one without slashes"):
+            make()
+
+
 def test_own_runs_before_those_that_the_book_keeps(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "root", lambda: tmp_path)
     with pytest.raises(ValueError, match="no results"):
