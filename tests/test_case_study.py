@@ -20,18 +20,31 @@ CELL = "k0 s1 k0 s2 k0 k1 k0 s1 / s0 s1 k0 k1 k0 s1 s2 s3"
 def test_every_entry_is_a_job(name, tmp_path):
     said = yaml.safe_load((CAMPAIGNS / f"{name}.yaml").read_text())
     data = said["data"] if isinstance(said["data"], list) else [said["data"]]
-    runs = len(data) * len(said["stage1"]) * len(said["seeds"])
+    seeds = {d: len(said.get("seeds_of", {}).get(d, said["seeds"])) for d in data}
+    runs = len(said["stage1"]) * sum(seeds.values())
     pairs = sum(not (s == "prune" and m in said.get("fixed", [])) for m in said["stage1"] for s in said["stage2"])
-    trained = pairs * len(said["seeds"]) * sum(d[0] == "s" for d in data)
+    trained = pairs * sum(n for d, n in seeds.items() if d[0] == "s")
     jobs = dry("--configfile", f"notebooks/campaigns/{name}.yaml", tmp_path=tmp_path)
     assert jobs.pop("final", 0) == trained
     assert jobs == {"stage1": runs, "stage2": runs, "summary": len(data), "all": 1, "total": 2 * runs + trained + len(data) + 1}
 
 
-def test_one_entry_by_its_file(tmp_path):
-    one = "results/darts-paper/final-s0-cifar10-darts--jacob_cov-s11.nc"
-    jobs = dry("--configfile", "notebooks/campaigns/darts-paper.yaml", "--", one, tmp_path=tmp_path)
-    assert jobs == {"stage1": 1, "stage2": 1, "final": 1, "total": 3}
+@pytest.mark.parametrize("campaign, entry, trained", [
+    ("darts-paper", "final-s0-cifar10-darts--jacob_cov-s11", 1), ("darts-cpu", "final-s0-cifar10-snas-perturb-s0", 1),
+    ("case-study-paper", "final-s3-cifar10-blank--perturb-s2", 1), ("case-study-paper", "stage2-cifar10-blank-s3", 0)])
+def test_one_entry_by_its_file(campaign, entry, trained, tmp_path):
+    """The errors of NAS-Bench-201 are looked up as soon as Stage 2 has chosen."""
+    one = f"results/{campaign}/{entry}.nc"
+    jobs = dry("--configfile", f"notebooks/campaigns/{campaign}.yaml", "--", one, tmp_path=tmp_path)
+    assert jobs == {"stage1": 1, "stage2": 1, "total": 2 + trained} | ({"final": 1} if trained else {})
+
+
+def test_the_two_sides_of_one_switch_differ_in_nothing_else():
+    trained, untrained = (yaml.safe_load((CAMPAIGNS / f"case-study-{n}.yaml").read_text()) for n in ("cpu", "untrained"))
+    assert untrained["parameters"] == trained["parameters"] | {"flags": {"untrained_cells": True}}
+    for key in ("seeds", "seeds_of", "settings", "candidates", "ranking", "stage2"):
+        assert untrained[key] == trained[key]
+    assert untrained["own"].items() <= trained["own"].items() and set(untrained["data"]) <= set(trained["data"])
 
 
 def test_what_published_size_means():
