@@ -103,6 +103,41 @@ def test_looked_up_and_trained_errors_stand_in_one_table():
     assert evaluate.test_errors([looked, made], "best").sel(space="s1", stage2="perturb").item() == 37
 
 
+def made(space, last, genotype="k0 s1 k0 s1 k0 s1 k0 s1 / k0 s1 k0 s1 k0 s1 k0 s1", seed=1):
+    """A summary of trained cells: ``last`` [train_seed] of one pair."""
+    values = xr.DataArray(np.reshape(last, (1, 1, 1, -1)), dims=("stage1", "stage2", "seed", "train_seed"))
+    return xr.Dataset({"last": values, "genotype": values.isel(train_seed=0) * 0}, attrs={
+        "scale": "Small.", "training": "Short.", "final": "Tiny.", "protocol": "corrected"}, coords={
+        "stage1": ["darts"], "stage2": ["perturb"], "seed": [seed], "dataset": f"{space}-cifar10"}).assign(
+        genotype=(("stage1", "stage2", "seed"), [[[genotype]]]))
+
+
+def test_what_training_seeds_alone_do_to_a_difference():
+    """Pooled variance (2 + 8) / 2 of single trainings; of two means over two each it is that of one."""
+    assert evaluate.noise([made("s1", [60.0, 62.0]), made("s2", [64.0, 60.0])]) == pytest.approx(5**0.5)
+    assert np.isnan(evaluate.noise([made("s1", [60.0])]))
+
+
+def test_trained_cells_by_name():
+    summaries = [made("s2", [64.0, 60.0]), made("s1", [50.0], "")]
+    assert evaluate.chosen(summaries) == {"S2: darts with perturb, seed 1: 62.0 %": summaries[0].genotype.item()}
+
+
+def test_scales_of_rows_made_alike_share_a_line():
+    said = repr(tables.scales([made("s1", [60.0]), made("s2", [60.0]), made("s3", [60.0], seed=2)])).splitlines()
+    assert said[2:] == ["> - S1, S2: seed 1. Small. Short. Tiny. Protocol: corrected.",
+                        "> - S3: seed 2. Small. Short. Tiny. Protocol: corrected."]
+
+
+def test_two_sides_of_a_switch_stand_next_to_each_other():
+    error = xr.DataArray([[[[6.0, 8.0], [5.0, 5.0]]]], dims=("space", "stage1", "stage2", "seed"), coords={
+        "space": ["digits"], "stage1": ["darts-"], "stage2": ["prune", "perturb"], "seed": [1, 2]})
+    style = tables.switched({"off": error, "on": error + xr.DataArray([1.0, -1.0], dims="stage2")})
+    assert style.data.columns.tolist() == [("DARTS-", stage2, side) for stage2 in ("max α", "perturb") for side in ("off", "on")]
+    assert style.data.values.tolist() == [["7.00 ± 1.00", "8.00 ± 1.00", "5.00 ± 0.00", "4.00 ± 0.00"]]
+    assert marks(style)[0] == {(0, 0), (0, 3)} and "n = 2 seeds" in style.caption
+
+
 def marks(style):
     """Entries of a table by row: which are bold, and which italic."""
     html = style.to_html()
