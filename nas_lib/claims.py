@@ -29,6 +29,11 @@ CLAIMS = {
 SPACES = {"nb201": "NAS-Bench-201", "digits": "NAS-Bench-201, digits", "s0": "S0", "s1": "S1", "s2": "S2", "s3": "S3", "s4": "S4"}
 
 
+def space_of(dataset: str) -> str:
+    """The space of a run by its data set: ``s1-cifar10`` is s1; NAS-Bench-201 is nb201 on CIFAR-10, else the data set."""
+    return "nb201" if dataset == "cifar10" else dataset.partition("-")[0]
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What claims are judged by; None where it was not measured.
@@ -68,8 +73,7 @@ def of_summary(summary: xr.Dataset, others: list[xr.Dataset] = (), space: str = 
     have = summary.stage1.values.tolist()
     error = _real_errors(summary)
     tried = error.sel(stage2=[n for n in published.STAGE2[1:] if n in error.stage2.values])
-    every = {f"{SPACES[space]}, {one.dataset.item()}": mean_std(_real_errors(one))[["mean", "std"]].drop_vars("dataset")
-             for one in (summary, *others)}
+    every = joined({f"{SPACES[space]}, {one.dataset.item()}": _real_errors(one) for one in (summary, *others)})
     stage1 = summary.sel(stage1=error.stage1)
     each = xr.Dataset({"alpha": stage1.sampling_mass.mean("threshold", skipna=False), "beta": stage1.spearman})
     fixed = [n for n in ("darts", "blank", "darts-", "blank-") if n in have]
@@ -78,10 +82,16 @@ def of_summary(summary: xr.Dataset, others: list[xr.Dataset] = (), space: str = 
     if "reliance" in summary:
         score = pairs.score(pairs.stage1_measures(stage1), pairs.stage2_measures(
             summary.accuracy.sel(stage2=tried.stage2)))
-    return Evidence("this campaign", errors=xr.concat(every.values(), xr.Variable("table", list(every)), join="outer"),
+    return Evidence("this campaign", errors=every,
                     case_study=case if {"blank", "blank-"} <= set(fixed) else None,
                     stage1=each.mean("seed").merge(each.std("seed").rename(alpha="alpha_std", beta="beta_std")),
                     reliance=summary.get("reliance"), score=score, scored=tried)
+
+
+def joined(errors: dict[str, xr.DataArray]) -> xr.Dataset:
+    """Tables of errors (stage1, stage2, seed), by their names, as ``Evidence.errors``."""
+    tables = [mean_std(error)[["mean", "std"]].drop_vars("dataset", errors="ignore") for error in errors.values()]
+    return xr.concat(tables, xr.Variable("table", list(errors)), join="outer")
 
 
 def _real_errors(summary):
@@ -90,11 +100,11 @@ def _real_errors(summary):
     return 100 - summary.accuracy.sel(stage1=names)
 
 
-def table(evidence: Evidence) -> pd.DataFrame:
-    """All claims, one row each: the claim, its verdict, the number behind it and what this was computed from."""
+def table(evidence: Evidence, keys=tuple(CLAIMS)) -> pd.DataFrame:
+    """The claims ``keys``, one row each: the claim, its verdict, the number behind it and what this was computed from."""
     judges = {"C1": _trained_alpha, "C2": _perturb_best, "C3": _swap, "C4": _two_lead, "C5": _darts_last,
               "C6": _one_pair, "C7": _differ, "C8": _ordered, "C9": _prune}
-    rows = {key: judge(evidence) for key, judge in judges.items()}
+    rows = {key: judges[key](evidence) for key in keys}
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["verdict", "number", "from"])
     frame.insert(0, "claim", pd.Series(CLAIMS))
     return frame

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import altair as alt
@@ -14,7 +15,7 @@ from nas_lib.spaces import NB201
 from nas_lib.spaces.genotype import NODES, parse
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)     # each is itself, so that it can be a key
 class _Canvas:
     """Where a kind of cell has its nodes and arcs, and how its operations are drawn."""
 
@@ -39,6 +40,7 @@ PAIR = _Canvas(names=STATES, numbers=STATES, x=(0, 0, 1, 2, 3, 4), y=(0.5, -0.5)
                     "max_pool_3x3": (PINK, DASHDOT), "noise": (GREY, DOT)},
                domain=([-0.25, 4.25], [-1.1, 1.1]), width=300)
 HEIGHT = 150
+POINTS = ("x", "y", "turn", "step")
 
 
 def cell(arch, title: str = "") -> alt.LayerChart | alt.HConcatChart:
@@ -48,38 +50,67 @@ def cell(arch, title: str = "") -> alt.LayerChart | alt.HConcatChart:
     ``none``. The output of a cell of the DARTS spaces is that of all its numbered nodes; k−2 and k−1 are the cells
     before it. ``arch`` is a text of NAS-Bench-201, or a genotype or its text. Raises ValueError if it is none of them.
     """
+    drawn = []
+    for name, canvas, edges in _parts(arch):
+        arcs = pd.concat([pd.DataFrame(_arc(canvas, *edge[:2])).assign(op=edge[2], strength=edge[3], edge=_name(canvas, edge))
+                          for edge in edges]).query("op != 'none'")
+        drawn.append(graph(alt.Chart(arcs), canvas, name))
+    if len(drawn) == 1:
+        return drawn[0].properties(title=alt.Title(title, fontSize=11), description=f"Cell {arch}. {title}".strip())
+    return alt.hconcat(*drawn).properties(title=alt.Title(title, fontSize=11, anchor="middle"),
+                                          description=f"Normal and reduction cell {parse(str(arch))}. {title}".strip())
+
+
+def chooser(archs: dict[str, str], label: str = "cell: ") -> alt.HConcatChart:
+    """One of several cells as ``cell`` draws it, its text above, chosen from a list of their names; the first at first.
+
+    ``archs``: name -> text, all of one kind of space. An arc's points are there once for all cells that have the edge.
+    """
+    parts = [(name, *part) for name, arch in archs.items() for part in _parts(arch)]
+    choice = alt.param(name="chosen", value=next(iter(archs)), bind=alt.binding_select(options=list(archs), name=label))
+    drawn = []
+    for part, canvas in dict.fromkeys((part, canvas) for _, part, canvas, _ in parts):
+        mine = [(name, edge) for name, other, _, edges in parts if other == part for edge in edges]
+        table = pd.DataFrame([{"name": name, "edge": _name(canvas, edge), "op": edge[2], "strength": edge[3]}
+                              for name, edge in mine if edge[2] != "none"])
+        arcs = {_name(canvas, edge): {k: v.tolist() for k, v in _arc(canvas, *edge[:2]).items()} for _, edge in mine}
+        points = alt.LookupData(alt.InlineData([{"edge": k} | v for k, v in arcs.items()]), "edge", list(POINTS))
+        chart = alt.Chart(table).transform_filter("datum.name == chosen").transform_lookup("edge", points)
+        drawn.append(graph(chart.transform_flatten(list(POINTS)), canvas, part))
+    texts = json.dumps({name: str(arch) for name, arch in archs.items()}, ensure_ascii=False)
+    return alt.hconcat(*drawn).add_params(choice).properties(
+        title=alt.Title(alt.expr(f"[chosen, {texts}[chosen]]"), fontSize=11, anchor="middle"),
+        description=f"One of {len(archs)} cells, chosen from a list: {', '.join(archs)}.")
+
+
+def _parts(arch) -> list[tuple]:
+    """The graphs of an architecture: (title, canvas, edges), an edge (source, target, operation, strength)."""
     text = str(arch)
     if "|" in text:
         ops = NB201.parse(text)
-        edges = [(s, t, NB201.ops[op], on) for (t, s), op, on in
-                 zip(NB201.edges, ops, np.where(NB201.live(ops), 1.0, 0.25), strict=True)]
-        return _graph(ONE, edges).properties(title=alt.Title(title, fontSize=11),
-                                             description=f"Cell {text}. {title}".strip())
+        return [("", ONE, [(s, t, NB201.ops[op], on) for (t, s), op, on in
+                           zip(NB201.edges, ops, np.where(NB201.live(ops), 1.0, 0.25), strict=True)])]
     cells = parse(text)
-    drawn = [_graph(PAIR, [(source, 2 + k // 2, op, 1.0) for k, (op, source) in enumerate(pairs)]).properties(
-        title=alt.Title(name, fontSize=11, fontWeight="normal"))
-             for name, pairs in (("normal cell", cells.normal), ("reduction cell", cells.reduce))]
-    return alt.hconcat(*drawn).properties(title=alt.Title(title, fontSize=11, anchor="middle"),
-                                          description=f"Normal and reduction cell {cells}. {title}".strip())
+    return [(title, PAIR, [(source, 2 + k // 2, op, 1.0) for k, (op, source) in enumerate(pairs)])
+            for title, pairs in (("normal cell", cells.normal), ("reduction cell", cells.reduce))]
+
+
+def _name(canvas, edge) -> str:
+    return f"{canvas.numbers[edge[1]]} ← {canvas.numbers[edge[0]]}"
 
 
 def skeleton() -> pd.DataFrame:
     """Arcs of all edges of a cell of NAS-Bench-201, numbered ``e``, for a chart that finds their operations itself."""
-    return pd.concat([_arc(ONE, s, t, "", 1.0).assign(e=e) for e, (t, s) in enumerate(NB201.edges)]).drop(
-        columns=["op", "strength"])
+    return pd.concat([pd.DataFrame(_arc(ONE, s, t)).assign(e=e, edge=_name(ONE, (s, t)))
+                      for e, (t, s) in enumerate(NB201.edges)])
 
 
-def _graph(canvas: _Canvas, edges) -> alt.LayerChart:
-    """``edges`` are (source, target, operation, strength)."""
-    return drawn(alt.Chart(pd.concat([_arc(canvas, *edge) for edge in edges]).query("op != 'none'")), canvas)
-
-
-def drawn(arcs: alt.Chart, canvas: _Canvas = ONE) -> alt.LayerChart:
-    """A cell from its ``arcs``: points x, y of each ``edge``, with their step, turn, op and strength."""
+def graph(arcs: alt.Chart, canvas: _Canvas = ONE, title: str = "") -> alt.LayerChart:
+    """A cell from its ``arcs``: points ``POINTS`` of each ``edge``, with its ``op`` and ``strength``, see ``_arc``."""
     at = {"x": alt.X("x:Q", axis=None, scale=alt.Scale(domain=canvas.domain[0])),
           "y": alt.Y("y:Q", axis=None, scale=alt.Scale(domain=canvas.domain[1]))}
     colours, dashes = zip(*canvas.ops.values(), strict=True)
-    legend = alt.Legend(orient="bottom", columns=2, symbolSize=250, symbolOpacity=1)
+    legend = alt.Legend(orient="bottom", columns=2 if canvas is ONE else 4, symbolSize=250, symbolOpacity=1)
     base = arcs.encode(
         **at, opacity=alt.Opacity("strength:Q", scale=None), tooltip=tips("edge", "op"),
         color=alt.Color("op:N", title=None, scale=alt.Scale(domain=list(canvas.ops), range=colours),
@@ -91,17 +122,16 @@ def drawn(arcs: alt.Chart, canvas: _Canvas = ONE) -> alt.LayerChart:
     nodes = alt.Chart(pd.DataFrame({"x": canvas.x, "y": canvas.y, "name": canvas.names})).encode(**at)
     names = nodes.mark_text(color="white", fontSize=11).encode(text="name:N")
     discs = nodes.mark_circle(size=620, color="#5a6270", opacity=1)
-    return alt.layer(lines, heads, discs, names).properties(width=canvas.width, height=HEIGHT)
+    drawn = alt.layer(lines, heads, discs, names).properties(width=canvas.width, height=HEIGHT)
+    return drawn.properties(title=alt.Title(title, fontSize=11, fontWeight="normal")) if title else drawn
 
 
-def _arc(canvas, source, target, op, strength, steps=25):
-    """Points of an edge between two nodes: a line, and half a sine over it."""
+def _arc(canvas: _Canvas, source: int, target: int, steps: int = 25) -> dict[str, np.ndarray]:
+    """Points of an edge between two nodes, ``POINTS [step]``: a line, and half a sine over it."""
     t = np.linspace(0, 1, steps)
     x, y = (v[source] + (v[target] - v[source]) * t for v in (canvas.x, canvas.y))
     y = y + canvas.bow.get((source, target), 0.0) * np.sin(np.pi * t)
     # Direction in pixels, clockwise because screens count y down.
     across, up = (side / np.ptp(ends) for side, ends in zip((canvas.width, HEIGHT), canvas.domain, strict=True))
     turn = np.degrees(np.arctan2(-np.gradient(y) * up, np.gradient(x) * across))
-    name = f"{canvas.numbers[target]} ← {canvas.numbers[source]}"
-    return pd.DataFrame({"x": x, "y": y, "turn": turn, "step": range(steps), "op": op, "strength": strength,
-                         "edge": name}).round(3)
+    return {"x": x.round(3), "y": y.round(3), "turn": turn.round(3), "step": np.arange(steps)}

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from nas_lib import metrics, results
+from nas_lib.claims import SPACES, space_of
 
 SHOWN = ("probs", "train_loss", "train_accuracy", "valid_accuracy")     # of Stage 1, as it is
 
@@ -102,15 +103,36 @@ def trained(stage2: xr.Dataset, finals: list[xr.Dataset]) -> xr.Dataset:
 def test_errors(summaries: list[xr.Dataset], which: str = "last") -> xr.DataArray:
     """Errors (space, stage1, stage2, seed) in percent of what was chosen, from a campaign's summaries of several spaces.
 
-    Read off the truth table, or ``which`` error of the trained cells, the mean over training seeds. NAS-Bench-201 has the
-    name ``nb201`` on CIFAR-10, that of the data set elsewhere.
+    Read off the truth table, or ``which`` error of the trained cells, the mean over training seeds; a space has its name
+    from ``claims.space_of``.
     """
     found = {}
     for summary in summaries:
-        name = summary.dataset.item()
         error = 100 - summary.accuracy if "accuracy" in summary else summary[which].mean("train_seed")
-        found["nb201" if name == "cifar10" else name.partition("-")[0]] = error.drop_vars("dataset")
+        found[space_of(summary.dataset.item())] = error.drop_vars("dataset")
     return xr.concat(found.values(), xr.Variable("space", list(found)), join="outer").rename("error")
+
+
+def chosen(summaries: list[xr.Dataset]) -> dict[str, str]:
+    """The trained cells of a campaign by space, stages, seed and mean last error, in the order of the tables."""
+    found = {}
+    for summary in summaries:
+        space, last = SPACES[space_of(summary.dataset.item())], summary["last"].mean("train_seed")
+        for (one, two, seed), text in summary.genotype.stack(run=last.dims).to_series().items():
+            if text:
+                error = last.sel(stage1=one, stage2=two, seed=seed).item()
+                found[f"{space}: {one} with {two}, seed {seed}: {error:.1f} %"] = text
+    return found
+
+
+def noise(summaries: list[xr.Dataset]) -> float:
+    """Standard deviation of the difference of two trained entries of a table, by training seeds alone, in points.
+
+    An entry is the mean of k last errors; their variance s^2 is pooled over all cells: ``s sqrt(2 / k)``.
+    """
+    last = [s["last"].stack(cell=("stage1", "stage2", "seed")).dropna("cell") for s in summaries]
+    variance = np.concatenate([one.var("train_seed", ddof=1).values for one in last])
+    return float(np.sqrt(variance.mean() * 2 / last[0].sizes["train_seed"]))
 
 
 def load_summary(campaign: str, dataset: str = "digits") -> xr.Dataset:
@@ -120,3 +142,9 @@ def load_summary(campaign: str, dataset: str = "digits") -> xr.Dataset:
     """
     name = f"summary-{dataset}.nc"
     return results.read(next(iter(results.kept(campaign, name)), results.where(f"results/{campaign}/{name}")))
+
+
+def load_summaries(campaign: str) -> list[xr.Dataset]:
+    """All summaries of a campaign, NAS-Bench-201 first; where they are as ``load_summary`` says. Raises as that does."""
+    paths = results.kept(campaign, "summary-*.nc")
+    return [results.read(p) for p in paths] if paths else [load_summary(campaign, "*")]

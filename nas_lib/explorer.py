@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from nas_lib import marks
-from nas_lib.drawing import drawn, skeleton
+from nas_lib.drawing import graph, skeleton
 from nas_lib.explorer_data import EDGES, LINKS, OPS, best_of, unpacked
 from nas_lib.marks import tidy, tips
 from nas_lib.spaces import NB201
@@ -191,7 +191,7 @@ def _cell(every: alt.Chart, hover) -> alt.VConcatChart:
              "drawn by its law ' + (datum.law == null ? '–' : format(datum.law * 1e4, '.2~f') + ' times in 10,000')")
     words = said.mark_text(align="left", baseline="top", lineBreak="\n", fontSize=11, lineHeight=15).encode(
         text="text:N", x=alt.value(0), y=alt.value(0)).properties(width=230, height=48)
-    return alt.vconcat(drawn(arcs), words, spacing=4)
+    return alt.vconcat(graph(arcs), words, spacing=4)
 
 
 def _common(sides: dict[str, xr.Dataset]) -> list[str]:

@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from nas_lib import marks
-from nas_lib.drawing import cell
+from nas_lib.drawing import cell, chooser  # noqa: F401  drawn by its own module, called from here
 from nas_lib.marks import banded, filled, grid, heat, n_text, spread, tidy, tips
 from nas_lib.metrics import spearman
 

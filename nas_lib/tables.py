@@ -15,7 +15,7 @@ import pandas as pd
 import xarray as xr
 from pandas.io.formats.style import Styler
 
-from nas_lib.claims import SPACES
+from nas_lib.claims import SPACES, space_of
 from nas_lib.intervals import confidence
 from nas_lib.marks import n_text, tidy
 from nas_lib.metrics import mean_std, spearman
@@ -68,6 +68,22 @@ def case_study(stats: xr.Dataset, source: str) -> Styler:
     style = _styled(table, f"{source}. Test error (%){_over(stats)}; bold: best of a row, italic: best of the other variant",
                     bold.values)
     return style.apply(lambda _: np.where(italic, "font-style: italic", ""), axis=None)
+
+
+def switched(sides: dict[str, xr.DataArray]) -> Styler:
+    """The same pairs under one switch: test errors (space, stage1, stage2, seed) in percent of each side, next to each other.
+
+    Bold is the better side.
+    """
+    stats = {side: _several(mean_std(error)) for side, error in sides.items()}
+    first = next(iter(stats.values()))
+    pairs = [p for p in CASE_STUDY if p[0] in first.stage1.values]
+    cells = {(*CASE_STUDY[a, b], side): s.sel(stage1=a, stage2=b) for a, b in pairs for side, s in stats.items()}
+    rows = [SPACES.get(s, s) for s in first.space.values]
+    table = pd.DataFrame({head: _column(c, 2) for head, c in cells.items()}, rows)
+    mean = pd.DataFrame({head: c["mean"].values for head, c in cells.items()}, rows)
+    best = mean.T.groupby(level=[0, 1], sort=False).transform("min").T
+    return _styled(table, f"Test error (%){_over(first)}; bold: the better side", mean.eq(best).values)
 
 
 def _several(stats: xr.Dataset) -> xr.Dataset:
@@ -263,6 +279,17 @@ def scale(runs: xr.Dataset) -> Note:
         text += f" Shared-weight accuracies are over {images} images" + (f", batch-norm rule `{bn}`." if bn else ".")
     text += f" Protocol: {protocol}." * bool(protocol)
     return Note(f"> **Scale of these numbers.** {text}")
+
+
+def scales(summaries: list[xr.Dataset]) -> Note:
+    """At which scale each row of a table over spaces was made; rows made alike share a line."""
+    said = {}
+    for one in summaries:
+        seeds = ", ".join(map(str, one.seed.values))
+        text = f"seed{'s' * (one.sizes['seed'] > 1)} {seeds}. {one.scale} {one.training} {one.attrs.get('final', '')}".strip()
+        said.setdefault(f"{text} Protocol: {one.protocol}.", []).append(SPACES[space_of(one.dataset.item())])
+    lines = [f"> - {', '.join(names)}: {text}" for text, names in said.items()]
+    return Note("> **Scale of these numbers.**\n>\n" + "\n".join(lines))
 
 
 def _column(stats, digits):

@@ -20,18 +20,31 @@ CELL = "k0 s1 k0 s2 k0 k1 k0 s1 / s0 s1 k0 k1 k0 s1 s2 s3"
 def test_every_entry_is_a_job(name, tmp_path):
     said = yaml.safe_load((CAMPAIGNS / f"{name}.yaml").read_text())
     data = said["data"] if isinstance(said["data"], list) else [said["data"]]
-    runs = len(data) * len(said["stage1"]) * len(said["seeds"])
+    seeds = {d: len(said.get("seeds_of", {}).get(d, said["seeds"])) for d in data}
+    runs = len(said["stage1"]) * sum(seeds.values())
     pairs = sum(not (s == "prune" and m in said.get("fixed", [])) for m in said["stage1"] for s in said["stage2"])
-    trained = pairs * len(said["seeds"]) * sum(d[0] == "s" for d in data)
+    trained = pairs * sum(n for d, n in seeds.items() if d[0] == "s")
     jobs = dry("--configfile", f"notebooks/campaigns/{name}.yaml", tmp_path=tmp_path)
     assert jobs.pop("final", 0) == trained
     assert jobs == {"stage1": runs, "stage2": runs, "summary": len(data), "all": 1, "total": 2 * runs + trained + len(data) + 1}
 
 
-def test_one_entry_by_its_file(tmp_path):
-    one = "results/darts-paper/final-s0-cifar10-darts--jacob_cov-s11.nc"
-    jobs = dry("--configfile", "notebooks/campaigns/darts-paper.yaml", "--", one, tmp_path=tmp_path)
-    assert jobs == {"stage1": 1, "stage2": 1, "final": 1, "total": 3}
+@pytest.mark.parametrize("campaign, entry, trained", [
+    ("darts-paper", "final-s0-cifar10-darts--jacob_cov-s11", 1), ("darts-cpu", "final-s0-cifar10-snas-perturb-s0", 1),
+    ("case-study-paper", "final-s3-cifar10-blank--perturb-s2", 1), ("case-study-paper", "stage2-cifar10-blank-s3", 0)])
+def test_one_entry_by_its_file(campaign, entry, trained, tmp_path):
+    """The errors of NAS-Bench-201 are looked up as soon as Stage 2 has chosen."""
+    one = f"results/{campaign}/{entry}.nc"
+    jobs = dry("--configfile", f"notebooks/campaigns/{campaign}.yaml", "--", one, tmp_path=tmp_path)
+    assert jobs == {"stage1": 1, "stage2": 1, "total": 2 + trained} | ({"final": 1} if trained else {})
+
+
+def test_the_two_sides_of_one_switch_differ_in_nothing_else():
+    trained, untrained = (yaml.safe_load((CAMPAIGNS / f"case-study-{n}.yaml").read_text()) for n in ("cpu", "untrained"))
+    assert untrained["parameters"] == trained["parameters"] | {"flags": {"untrained_cells": True}}
+    for key in ("seeds", "seeds_of", "settings", "candidates", "ranking", "stage2"):
+        assert untrained[key] == trained[key]
+    assert untrained["own"].items() <= trained["own"].items() and set(untrained["data"]) <= set(trained["data"])
 
 
 def test_what_published_size_means():
@@ -88,6 +101,41 @@ def test_looked_up_and_trained_errors_stand_in_one_table():
     np.testing.assert_array_equal(error.sel(space="nb201", stage2=["prune", "perturb"]), [10, 20])
     np.testing.assert_array_equal(error.sel(space="s1", stage2=["prune", "perturb"]), [np.nan, 42])
     assert evaluate.test_errors([looked, made], "best").sel(space="s1", stage2="perturb").item() == 37
+
+
+def made(space, last, genotype="k0 s1 k0 s1 k0 s1 k0 s1 / k0 s1 k0 s1 k0 s1 k0 s1", seed=1):
+    """A summary of trained cells: ``last`` [train_seed] of one pair."""
+    values = xr.DataArray(np.reshape(last, (1, 1, 1, -1)), dims=("stage1", "stage2", "seed", "train_seed"))
+    return xr.Dataset({"last": values, "genotype": values.isel(train_seed=0) * 0}, attrs={
+        "scale": "Small.", "training": "Short.", "final": "Tiny.", "protocol": "corrected"}, coords={
+        "stage1": ["darts"], "stage2": ["perturb"], "seed": [seed], "dataset": f"{space}-cifar10"}).assign(
+        genotype=(("stage1", "stage2", "seed"), [[[genotype]]]))
+
+
+def test_what_training_seeds_alone_do_to_a_difference():
+    """Pooled variance (2 + 8) / 2 of single trainings; of two means over two each it is that of one."""
+    assert evaluate.noise([made("s1", [60.0, 62.0]), made("s2", [64.0, 60.0])]) == pytest.approx(5**0.5)
+    assert np.isnan(evaluate.noise([made("s1", [60.0])]))
+
+
+def test_trained_cells_by_name():
+    summaries = [made("s2", [64.0, 60.0]), made("s1", [50.0], "")]
+    assert evaluate.chosen(summaries) == {"S2: darts with perturb, seed 1: 62.0 %": summaries[0].genotype.item()}
+
+
+def test_scales_of_rows_made_alike_share_a_line():
+    said = repr(tables.scales([made("s1", [60.0]), made("s2", [60.0]), made("s3", [60.0], seed=2)])).splitlines()
+    assert said[2:] == ["> - S1, S2: seed 1. Small. Short. Tiny. Protocol: corrected.",
+                        "> - S3: seed 2. Small. Short. Tiny. Protocol: corrected."]
+
+
+def test_two_sides_of_a_switch_stand_next_to_each_other():
+    error = xr.DataArray([[[[6.0, 8.0], [5.0, 5.0]]]], dims=("space", "stage1", "stage2", "seed"), coords={
+        "space": ["digits"], "stage1": ["darts-"], "stage2": ["prune", "perturb"], "seed": [1, 2]})
+    style = tables.switched({"off": error, "on": error + xr.DataArray([1.0, -1.0], dims="stage2")})
+    assert style.data.columns.tolist() == [("DARTS-", stage2, side) for stage2 in ("max α", "perturb") for side in ("off", "on")]
+    assert style.data.values.tolist() == [["7.00 ± 1.00", "8.00 ± 1.00", "5.00 ± 0.00", "4.00 ± 0.00"]]
+    assert marks(style)[0] == {(0, 0), (0, 3)} and "n = 2 seeds" in style.caption
 
 
 def marks(style):

@@ -98,3 +98,18 @@ def test_facts():
     found = claims.facts()
     assert found.agrees.tolist() == ["yes"] * 4 + ["no"] and found.index[-1] == "number of reviewed methods"
     assert found.printed.iloc[0] == "40.16 ± 7.83" and found.recomputed.iloc[1].count(",") == 9
+
+
+def test_some_claims_of_joined_tables():
+    errors = {name: xr.DataArray([[[9.0, 7.0], [6.0, 4.0]], [[5.0, 5.0], [7.0, 7.0]]], dims=("stage1", "stage2", "seed"),
+                                 coords={"stage1": ["darts", "gdas"], "stage2": ["prune", name], "seed": [0, 1]})
+              for name in ("valid", "perturb")}
+    joined = claims.joined(errors)
+    assert joined["mean"].sel(table="valid", stage1="darts", stage2="prune") == 8.0 and joined["std"].max() == 1.0
+    found = claims.table(claims.Evidence("made", errors=joined), ["C3", "C6"])
+    assert found.index.tolist() == ["C3", "C6"] and found.verdict.tolist() == ["fails", "holds"]
+    assert "valid: 1 of 2 (darts)" in found.number.C3 and "perturb: darts with perturb" in found.number.C6
+
+
+def test_spaces_by_data_sets():
+    assert [claims.space_of(d) for d in ("cifar10", "s3-cifar10", "digits", "s0-digits")] == ["nb201", "s3", "digits", "s0"]

@@ -1,7 +1,12 @@
 """Final training against the recipe written out, and stopped against uninterrupted ones."""
 
 import math
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import tiny
-from nas_lib import checkpoint, final
+from nas_lib import checkpoint, experiments, final
 from nas_lib.final import Recipe, Training, cells_of, recipe_of, train_final
 from nas_lib.networks import PairNetwork
 from nas_lib.ops import draw_from
@@ -96,6 +101,28 @@ def test_a_killed_training_ends_with_the_same_weights(space, name, recipe, monke
     assert torch.equal(before, torch.get_rng_state()), "the global generator is not to be used"
     other = train_final(cells, DATA, recipe, 1, progress=False)
     assert (other.train_loss != whole.train_loss).all()
+
+
+def by_experiment(cache):
+    """Six epochs on digits as a notebook has them, stored in ``cache`` after each; the state at the end."""
+    recipe = {"channels": 1, "cells": 3, "epochs": 6, "batch": 512, "lr": 0.1, "auxiliary": 0, "drop_path": 0.3}
+    setup = experiments.Setup(space="s4", data="digits", cache=str(cache))
+    experiments.final(setup, cache / "out.nc", "dartsm", [0], recipe | {"cutout": 0})
+    return checkpoint.load(next(cache.glob("final-*/s0.pt")))
+
+
+def test_a_process_killed_in_its_middle_ends_with_the_same_weights(tmp_path):
+    code = ("from pathlib import Path; from nas_lib import checkpoint; checkpoint.EVERY = 0.0; import test_final; "
+            f"test_final.by_experiment(Path({str(tmp_path / 'part')!r}))")
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent, stderr=subprocess.DEVNULL)
+    try:
+        while process.poll() is None and not list(tmp_path.glob("part/final-*/s0.pt")):
+            time.sleep(0.01)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < checkpoint.load(next(tmp_path.glob("part/final-*/s0.pt")))["epoch"] < 6
+    tiny.same(by_experiment(tmp_path / "whole"), by_experiment(tmp_path / "part"))
 
 
 def test_a_finished_training_is_only_read(monkeypatch, tmp_path):

@@ -1,11 +1,13 @@
 """Pairs of cells as text, the published ones, and their picture."""
 
 import json
+import re
 
 import pytest
+import vl_convert
 
-from nas_lib import figures
-from nas_lib.spaces import SPACES, Genotype
+from nas_lib import charts, figures
+from nas_lib.spaces import NB201, SPACES, Genotype
 from nas_lib.spaces.genotype import parse
 from nas_lib.spaces.published_cells import CELLS
 
@@ -90,6 +92,29 @@ def test_picture_of_both_cells():
 def test_every_operation_has_its_colour():
     scale = figures.cell(SHORT).to_dict()["hconcat"][0]["layer"][0]["encoding"]["color"]["scale"]["domain"]
     assert set(scale) == {op for space in ("s0", "s4") for op in SPACES[space].ops}
+
+
+def arcs(spec):
+    """The lines of a picture: path, colour, dashes."""
+    svg = vl_convert.vegalite_to_svg(spec, vl_version=charts.VEGA_LITE)
+    return sorted(re.findall(r'"line mark" d="([^"]*)"( .*?)/>', svg))
+
+
+@pytest.mark.parametrize("cells", [CELLS["s2"], {f"number {i}": str(NB201.strings[i]) for i in (5744, 9)}], ids=["pairs", "nb201"])
+def test_a_cell_chosen_from_a_list_is_drawn_as_alone(cells):
+    spec = figures.chooser(cells).to_dict()
+    (param,) = spec["params"]
+    assert param["bind"]["options"] == list(cells) and param["value"] == list(cells)[0]
+    first, last = list(cells)[0], list(cells)[-1]
+    shown = arcs(spec)
+    assert len(shown) == (16 if "/" in cells[first] else 6 - cells[first].count("none"))
+    spec["params"][0]["value"] = last
+    assert arcs(spec) == arcs(figures.cell(cells[last]).to_dict()) != shown
+    assert all(name in spec["description"] for name in cells)
+
+
+def test_all_published_cells_of_s0_fit_a_page():
+    assert len(json.dumps(figures.chooser(CELLS["s0"]).to_dict())) < 200_000
 
 
 @pytest.mark.parametrize("text", ["nothing", "s0 s1 / s0", 7])
