@@ -107,6 +107,11 @@ def read(subject, content, folder: Path, said: Path) -> None:
             os._exit(code)
 
 
+def resident() -> int:
+    """Bytes of memory that this process holds now, with which a child of it begins."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 def _limit(more: int) -> None:
     """Let this process ask for so much more memory, and no more."""
     space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -130,7 +135,7 @@ def campaign(files: int, seed: int, only: str = "", show=3) -> tuple[dict[str, C
         for s in subjects:      # unchanged, it is read; what is imported lazily is there for all
             s.read(s.write(Path(home) / f"whole-{s.name}".replace(" ", "-"), s.content))
         _limit(4 * MEMORY)
-        START = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        START = resident()
         total = sum(s.share for s in subjects)
         for k, s in enumerate(subjects):
             counts[s.name], cases = Counter(), s.cases(np.random.default_rng([seed, k]))
