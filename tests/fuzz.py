@@ -69,20 +69,19 @@ def one(subject, content, folder: Path) -> tuple[str, str]:
         read(subject, content, folder, said)
     signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
     signal.alarm(10 * SECONDS)
-    _, status, used = os.wait4(child, 0)
+    _, status = os.waitpid(child, 0)
     signal.alarm(0)
     text = said.read_text() if said.exists() else ""
     if time.monotonic() - begun >= 10 * SECONDS or os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
         return "hang", text
     if os.WIFSIGNALED(status):
         return "crash", f"signal {os.WTERMSIG(status)} {text}"
-    outcome = {0: "read", 1: "error", 4: "wrong", 99: "execution"}.get(os.WEXITSTATUS(status), "unclear")
-    return ("memory" if outcome in ("read", "error") and used.ru_maxrss * 1024 > START + MEMORY else outcome), text
+    return {0: "read", 1: "error", 4: "wrong", 5: "memory", 99: "execution"}.get(os.WEXITSTATUS(status), "unclear"), text
 
 
 def read(subject, content, folder: Path, said: Path) -> None:
     """In the child: never returns."""
-    code = 3
+    code, begun = 3, 0
     with open(said, "w") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
@@ -91,6 +90,7 @@ def read(subject, content, folder: Path, said: Path) -> None:
             resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
             subject.write(folder, content)
             os.chdir(folder)
+            begun = resident()
             watch(folder)
             subject.read(folder)
             code = 0
@@ -104,11 +104,12 @@ def read(subject, content, folder: Path, said: Path) -> None:
             import traceback
             print(f"{type(error).__name__}: {error}\n{traceback.format_exc()}", flush=True)
         finally:
-            os._exit(code)
+            most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            os._exit(5 if code < 2 and most > begun + MEMORY else code)
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds now, with which a child of it begins."""
+    """Bytes of memory that this process holds now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
@@ -127,7 +128,6 @@ def remedied(text: str) -> bool:
 
 def campaign(files: int, seed: int, only: str = "", show=3) -> tuple[dict[str, Counter], list[str]]:
     """Outcomes of ``files`` mutated files, by reader, and the first faults."""
-    global START
     counts, faults = {}, []
     with tempfile.TemporaryDirectory() as home:
         subjects = [s for s in fuzz_subjects.subjects(Path(home)) if only in s.name]
@@ -135,7 +135,6 @@ def campaign(files: int, seed: int, only: str = "", show=3) -> tuple[dict[str, C
         for s in subjects:      # unchanged, it is read; what is imported lazily is there for all
             s.read(s.write(Path(home) / f"whole-{s.name}".replace(" ", "-"), s.content))
         _limit(4 * MEMORY)
-        START = resident()
         total = sum(s.share for s in subjects)
         for k, s in enumerate(subjects):
             counts[s.name], cases = Counter(), s.cases(np.random.default_rng([seed, k]))
@@ -150,7 +149,6 @@ def campaign(files: int, seed: int, only: str = "", show=3) -> tuple[dict[str, C
     return counts, faults
 
 
-START = 0
 OUTCOMES = ("error", "read", "unclear", "wrong", "execution", "hang", "crash", "memory")
 
 
