@@ -10,7 +10,6 @@ import hashlib
 import tempfile
 import time
 from dataclasses import asdict, fields, replace
-from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +20,9 @@ from nas_lib import benchmark, data, devices, methods, results
 from nas_lib.charts import default_mode
 from nas_lib.final import Recipe as FinalRecipe
 from nas_lib.final import cells_of, choice_of, recipe_of, train_final
-from nas_lib.parameters import ParameterError, Setup, check_parameters, check_seeds, short  # noqa: F401
+from nas_lib.parameters import ParameterError, Setup, check_parameters, check_scoring, check_seeds, short  # noqa: F401
 from nas_lib.proxies import network_size
-from nas_lib.ranking import CALIBRATION, rank
+from nas_lib.ranking import CALIBRATION, joined, rank
 from nas_lib.selection import NotApplicable, learned
 from nas_lib.spaces import NB201
 from nas_lib.standalone import Recipe, train_shard
@@ -35,25 +34,26 @@ PUBLISHED = {"nb201": Budget(), "s0": replace(S, channels=36, cells=20), "s1": S
 IMAGES = 200        # that score every architecture, if nothing is said
 
 
-def stage1(setup: Setup, out, images: int | None = None, views: int = 1, part: int = -1, parts: int = 1) -> xr.Dataset:
+def stage1(setup: Setup, out, images: int | None = None, views: int = 1, part: int = -1, parts: int = 1,
+           scoring: dict | None = None) -> xr.Dataset:
     """Train a supernet and score all architectures: the Stage-1 result, to be written to ``out``.
 
     Scores are over the first ``images`` (None: 200) of ``views`` random views of the validation half, by the protocol's
     batch-norm rule; with 0 images there are none. A space too large to list is not scored: None means 0 there, and what
     the law prefers is in the attribute ``genotype``. A ``part`` of ``parts`` is scored for a later call with all (-1).
+    ``scoring`` may have ``precision``, ``top`` and ``correct`` as ``ranking.rank`` has.
     Raises UnknownMethod, ParameterError, ResultError or BenchmarkError before any training.
     """
     started = time.time()
     if not -1 <= part < parts or parts < 1:
         raise ParameterError(f"part = {part} of {parts}: parts, at least 1, are numbered from 0; give -1 for all")
-    if images is None:
-        images = IMAGES if setup.searched.enumerable else 0
+    images = IMAGES * setup.searched.enumerable if images is None else images
     if images and not setup.searched.enumerable:
         raise ParameterError(f"images = {images}: {setup.space} has {setup.searched.size:.0e} architectures, too many to "
                              "score them all; set images to 0 and let Stage 2 choose")
-    job = _Job(setup, out)
-    if parts > 1 and job.swept:
-        raise ParameterError(f"parts = {parts}: with fresh_images or random_gdas the space is scored in one piece")
+    scoring, job = check_scoring(scoring or {}), _Job(setup, out)
+    if (parts > 1 or scoring) and job.swept:
+        raise ParameterError("parts and scoring: with fresh_images or random_gdas the space is scored in one piece, plainly")
     x, y = job.data.fixed("valid half", views, first=max(images, 0))
     if len(y) != images:
         raise ParameterError(f"images = {images}: {views} views have {len(job.data.fixed('valid half', views)[1])} images")
@@ -61,7 +61,7 @@ def stage1(setup: Setup, out, images: int | None = None, views: int = 1, part: i
     run, attrs = _law(trained), {}
     if images:
         begun = time.perf_counter()
-        scores = job.rank(trained, x, y, views, part, parts)
+        scores = job.rank(trained, x, y, views, part, parts, scoring)
         if part < 0:
             run, attrs = run.merge(scores), scores.attrs
         run["rank_seconds"] = time.perf_counter() - begun
@@ -199,7 +199,7 @@ class _Job:
         """Whether the flags want the published sweep (D4, D5)."""
         return self.setup.rules.fresh_images or self.setup.rules.random_gdas and self.setup.name == "gdas"
 
-    def rank(self, trained: Trained, x, y, views: int, part: int, parts: int) -> xr.Dataset:
+    def rank(self, trained: Trained, x, y, views: int, part: int, parts: int, scoring: dict) -> xr.Dataset:
         """Scores of the whole space or a part, on ``x``, ``y`` or as the flags of the protocol have it."""
         rules, images = self.setup.rules, len(y)
         law = trained.log_prob if rules.random_gdas and self.setup.name == "gdas" else None
@@ -209,9 +209,9 @@ class _Job:
             return published(trained.supernet, self.data, images, rules.fresh_images, law, rules.rank_bn, trained.seed,
                              folder=folder, progress=self.progress)
         calibration = self.data.fixed("train half", first=CALIBRATION)[0] if rules.rank_bn == "recalibrate" else None
-        pieces = [rank(trained.supernet, x, y, rules.rank_bn, calibration=calibration, folder=folder,
-                       progress=self.progress, part=k, parts=parts) for k in (range(parts) if part < 0 else [part])]
-        return reduce(xr.Dataset.fillna, pieces)
+        folder = folder.with_name(f"{folder.name}-{results.config_hash(scoring)}") if scoring else folder
+        return joined([rank(trained.supernet, x, y, rules.rank_bn, calibration=calibration, folder=folder, part=k, parts=parts,
+                            progress=self.progress, **scoring) for k in (range(parts) if part < 0 else [part])])
 
     def signed(self, run: xr.Dataset, started: float, **attrs) -> xr.Dataset:
         """The result with the names and the origin that every run carries."""

@@ -18,7 +18,7 @@ from filelock import FileLock
 from numba import njit
 from numba.extending import register_jitable
 
-SOURCES = ("jit", "kernels", "tiles", "convolution", "program", "compiled", "smallnets")
+SOURCES = ("jit", "kernels", "tiles", "convolution", "program", "compiled", "smallnets", "fused")
 FAST = {"fastmath": True, "error_model": "numpy"}
 
 # Short names for signatures.

@@ -12,7 +12,9 @@ MATRIX = 256        # values of a feature map up to which a convolution is done 
 
 
 class Layers:
-    """How layers act on the feature maps ``[u, B, H, W, C]`` of u networks at once; ``rest``: what is compiled.
+    """How layers act on the feature maps ``[u, B, H, W, C]`` of u networks at once; ``rest``: of what is computed elsewhere.
+
+    Convolutions are computed in ``precision``, all else is not.
 
     Batch norm goes by a rule, each network having its own statistics:
     ``running``: the layer's stored statistics, the same for all (what the published code does).
@@ -21,8 +23,9 @@ class Layers:
     ``stored``: those averages, layer by layer in the order of the calls.
     """
 
-    def __init__(self, rule: str, matrices: dict | None = None):
+    def __init__(self, rule: str, matrices: dict | None = None, precision="float32"):
         self.rule, self.kept, self.calls, self.passes, self.rest = rule, [], 0, 0, None
+        self.precision = precision
         self.matrices = {} if matrices is None else matrices
 
     def start(self):
@@ -66,12 +69,12 @@ class Layers:
         size = x[0, 0].numel()
         if size > MATRIX:
             y = module(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-            return y.contiguous().unflatten(0, x.shape[:2])
+            return y.contiguous().unflatten(0, x.shape[:2]).to(x.dtype)
         if module not in self.matrices:
             units = torch.eye(size, dtype=x.dtype, device=x.device).view(size, *x.shape[2:])
             self.matrices[module] = module(units.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
         matrix = self.matrices[module]                                   # H*W*C, H', W', C'
-        return (x.flatten(2) @ matrix.flatten(1)).unflatten(2, matrix.shape[1:])
+        return (x.flatten(2) @ matrix.flatten(1)).unflatten(2, matrix.shape[1:]).to(x.dtype)
 
     def conv_norm(self, module: ReLUConvBN, x: Tensor) -> Tensor:
         """What follows the ReLU."""

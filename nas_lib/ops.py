@@ -7,9 +7,13 @@ gives batch norm a learned scale and shift: off inside a supernet's cells, on ev
 Module names follow the published code, so that its checkpoints keep their names here.
 """
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from nas_lib.protocol import PRECISIONS
 
 
 class ReLUConvBN(nn.Module):
@@ -169,6 +173,13 @@ def stem(in_channels: int, channels: int, groups: int = 1) -> nn.Sequential:
         nn.Conv2d(in_channels, channels, 3, padding=1, groups=groups, bias=False),
         nn.BatchNorm2d(channels),
     )
+
+
+def computing(precision: str, device):
+    """Where convolutions and matrix products are computed in ``precision``: ``float32``, or ``bfloat16`` by autocast."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision = {precision!r}: it can be {', '.join(PRECISIONS)}")
+    return nullcontext() if precision == "float32" else torch.autocast(torch.device(device).type, torch.bfloat16)
 
 
 @torch.no_grad()

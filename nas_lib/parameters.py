@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from nas_lib.protocol import BY_NAME, Protocol
+from nas_lib.protocol import BY_NAME, PRECISIONS, Protocol
 from nas_lib.spaces import SPACES, SearchSpace
 
 
@@ -34,6 +34,7 @@ class Setup:
     lr: float = 0.1
     lr_min: float = 0.001           # to which lr falls
     partial: int = 1                # operations see one channel in so many
+    precision: str = "float32"      # or "bfloat16": of the training's convolutions
     alpha_lr: float = 0.01
     hyper: dict = field(default_factory=dict)       # hyper-parameters of the method
     options: dict = field(default_factory=dict)     # options of the data set
@@ -53,6 +54,8 @@ class Setup:
         for name, (least, most) in LIMITS.items():
             if not least <= getattr(self, name) <= most:
                 raise ParameterError(f"{name} = {getattr(self, name)}: it must be from {least:,} to {most:,}")
+        if self.precision not in PRECISIONS:
+            raise ParameterError(f"precision = {self.precision!r}: it can be {', '.join(PRECISIONS)}")
         self.rules  # noqa: B018  a wrong flag is refused here
 
     @property
@@ -81,6 +84,17 @@ class Setup:
     def name(self) -> str:
         """The method as results call it: ``mine`` for ``path/mine.py``."""
         return short(self.method)
+
+
+def check_scoring(scoring: dict) -> dict:
+    """Options of a ranking, as they are. Raises ParameterError for an unknown one or an impossible value."""
+    good = {"precision": lambda v: v in PRECISIONS, "top": lambda v: type(v) is int and v > 0,
+            "correct": lambda v: type(v) is bool}
+    for name, value in scoring.items():
+        if name not in good or not good[name](value):
+            raise ParameterError(f"scoring: {name} = {value!r}; it can have precision ({', '.join(PRECISIONS)}), top (1, 2, ...) "
+                                 "and correct (true, false)")
+    return scoring
 
 
 def check_parameters(history: list[str]) -> None:

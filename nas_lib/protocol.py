@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+PRECISIONS = ("float32", "bfloat16")        # of convolutions; the published code has no other than the first (N1)
 BN_RULES = ("running", "batch", "recalibrate")
 CHOICES = {"rank_bn": BN_RULES, "valid_bn": BN_RULES, "proxy_mode": ("train", "first")}   # of the texts
 

@@ -9,6 +9,7 @@ Architectures that are the same network under shared weights (``Space.classes("w
 from __future__ import annotations
 
 import copy
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,16 @@ import xarray as xr
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from nas_lib import pieces
 from nas_lib.checkpoint import Checkpoint
 from nas_lib.layers import Layers
-from nas_lib.ops import Reduction, ReLUConvBN, draw_from
+from nas_lib.ops import Reduction, ReLUConvBN, computing, draw_from
 from nas_lib.protocol import BN_RULES
 from nas_lib.supernet import Cell, Supernet
 
 CALIBRATION = 1280  # images of the training half by which "recalibrate" sets the statistics: 20 batches of 64
 MAP = 2**28         # bytes
+LARGE = 2048        # values C x H x W of a first map beyond which architectures are evaluated one after another
 
 
 def _rows(x: Tensor, rows: np.ndarray) -> Tensor:
@@ -123,11 +126,22 @@ def logits(net: Supernet, archs: np.ndarray, images: Tensor, layers: Layers) -> 
     batch of its own, ``[arch, B, C, H, W]``."""
     layers.start()
     archs = _relevant(net.space, archs, layers.rule)
+    with computing(layers.precision, images.device):
+        features, owner = _features(net, archs, images, layers)
+    out = net.classifier(features)
+    return out if owner is None else out[_index(owner, out)]
+
+
+def _features(net: Supernet, archs: np.ndarray, images: Tensor, layers: Layers) -> tuple[Tensor, np.ndarray | None]:
+    """Distinct last features ``[u, B, 4C]`` and whose is whose ``[arch]``, None where they are in order."""
     if net.engine(images):
         from nas_lib import compiled_ranking  # numba takes long to import
         momentum = 0 if layers.rule in ("stored", "running") else 1 / layers.passes
         features, layers.rest = compiled_ranking.features(net, archs, images, momentum, layers.rest)
-        return net.classifier(features)
+        return features, None
+    if net.stem[0].out_channels * images.shape[-2] * images.shape[-1] > LARGE:
+        layers.rest = layers.rest or [{} for _ in archs]
+        return pieces.features(net, archs, images, layers.rule, layers.passes, layers.rest), None
     owner = np.zeros(len(archs), dtype=np.int64) if images.ndim == 4 else np.arange(len(archs))
     conv, bn = net.stem
     x = images.movedim(-3, -1).reshape(-1, *images.movedim(-3, -1).shape[-4:]).contiguous()     # 1 or arch, B, H, W, C
@@ -141,19 +155,19 @@ def logits(net: Supernet, archs: np.ndarray, images: Tensor, layers: Layers) -> 
             x, owner = _cell(cell, x, owner, archs, layers)
             x, owner = _with_zero(x, owner)                              # cells without any path
     bn, relu = net.lastact
-    features = relu(layers.norm(bn, x)).mean((2, 3))                             # u, B, C
-    return net.classifier(features)[_index(owner, x)]
+    return relu(layers.norm(bn, x)).mean((2, 3)), owner
 
 
 @torch.no_grad()
 def accuracy(net: Supernet, archs, images: Tensor, labels: Tensor, bn="batch", batch=256,
-             calibration: Tensor | None = None, matrices: dict | None = None):
+             calibration: Tensor | None = None, matrices: dict | None = None, precision="float32",
+             more: dict[str, np.ndarray] | None = None):
     """Top-1 accuracy in percent and mean cross-entropy of ``archs [arch, edge]``: two ``[arch]``.
 
     All architectures see the same ``images [n, C, H, W]`` in the same batches. ``bn`` is one of ``running`` (statistics
     stored in training, shared by all: chance for most single-path cells, defect D1), ``batch`` (each architecture's own,
     over each evaluation batch), ``recalibrate`` (its own, averaged over the batches of the ``calibration`` images).
-    ``matrices`` may be shared by calls between which the weights stay as they are. Raises ValueError for another rule.
+    ``matrices`` may be shared by calls between which the weights stay as they are. ``precision`` is that of convolutions. Raises ValueError for another rule.
     """
     if bn not in BN_RULES:
         raise ValueError(f"unknown batch-norm rule {bn!r}: {', '.join(BN_RULES)}")
@@ -161,16 +175,17 @@ def accuracy(net: Supernet, archs, images: Tensor, labels: Tensor, bn="batch", b
     if bn == "recalibrate" and calibration is None:
         raise ValueError("bn='recalibrate' needs calibration images")
     if net.partial > 1 or not net.space.enumerable:
-        return one_by_one(net, archs, images, labels, bn, batch, calibration)
-    layers = Layers(bn, matrices)
+        return one_by_one(net, archs, images, labels, bn, batch, calibration, precision, more)
+    layers = Layers(bn, matrices, precision)
     if bn == "recalibrate":
         layers.rule = "collect"
         for part in calibration.split(batch):
             logits(net, archs, part, layers)
         layers.rule = "stored"
-    right, loss = np.zeros(len(archs)), np.zeros(len(archs))
+    right, loss, seen = np.zeros(len(archs)), np.zeros(len(archs)), 0
     for x, y in zip(images.split(batch), labels.split(batch), strict=True):
         out = logits(net, archs, x, layers)
+        seen = _note(more or {}, slice(None), out, y, seen)
         right += (out.argmax(-1) == y).sum(1).cpu().numpy()
         loss += F.cross_entropy(out.flatten(0, 1), y.repeat(len(archs)), reduction="none").view(
             len(archs), -1).double().sum(1).cpu().numpy()
@@ -178,25 +193,51 @@ def accuracy(net: Supernet, archs, images: Tensor, labels: Tensor, bn="batch", b
 
 
 @torch.no_grad()
-def one_by_one(net: Supernet, archs, images, labels, bn, batch, calibration):
+def one_by_one(net: Supernet, archs, images, labels, bn, batch, calibration, precision="float32", more=None):
     """``accuracy`` of any ``net(x, arch)`` by its own forward; noise, if there is any, is the same for all ``archs``."""
     net = copy.deepcopy(net)
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     right, loss = np.zeros(len(archs)), np.zeros(len(archs))
     for k, arch in enumerate(torch.as_tensor(archs, dtype=torch.int64)):
+        seen = 0
         draw_from(net, torch.Generator(images.device).manual_seed(0))
         if bn == "recalibrate":
             for m in norms:
                 m.reset_running_stats()
                 m.momentum = None
             for part in calibration.split(batch):
-                net.train()(part, arch)
+                with computing(precision, images.device):
+                    net.train()(part, arch)
         net.train(bn == "batch")
         for x, y in zip(images.split(batch), labels.split(batch), strict=True):
-            out = net(x, arch)
+            with computing(precision, images.device):
+                out = net(x, arch)
+            out = out.float() if out.dtype == torch.bfloat16 else out
             right[k] += (out.argmax(-1) == y).sum().item()
             loss[k] += F.cross_entropy(out, y, reduction="sum").item()
+            seen = _note(more or {}, k, out, y, seen)
     return 100 * right / len(images), loss / len(images)
+
+
+def asked(top: int, correct: bool, archs: int, images: int) -> dict[str, np.ndarray]:
+    """What ``accuracy`` is to find beside accuracy and loss, to be filled in.
+
+    With ``top`` k > 1 the number of images whose class is among the k largest logits, ``top<k> [arch]``; if ``correct``,
+    which are classified rightly, ``correct [arch, image]``.
+    """
+    wanted = {f"top{top}": np.zeros(archs)} if top > 1 else {}
+    return wanted | ({"correct": np.zeros((archs, images), bool)} if correct else {})
+
+
+def _note(more: dict[str, np.ndarray], row, out: Tensor, y: Tensor, seen: int) -> int:
+    """Enter the logits ``out [..., B, classes]`` of architecture ``row`` in ``more``; returns how many images were ``seen``."""
+    for name, values in more.items():
+        if name == "correct":
+            values[row, seen:seen + len(y)] = (out.argmax(-1) == y).cpu().numpy()
+        else:
+            best = out.topk(min(int(name[3:]), out.shape[-1]), -1).indices
+            values[row] += (best == y[:, None]).any(-1).sum(-1).cpu().numpy()
+    return seen + len(y)
 
 
 def block_size(net: Supernet, images: Tensor, batch: int) -> int:
@@ -209,22 +250,28 @@ def block_size(net: Supernet, images: Tensor, batch: int) -> int:
 
 
 def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, block: int | None = None,
-         calibration: Tensor | None = None, folder: Path | None = None, progress=True, part=0, parts=1) -> xr.Dataset:
-    """Accuracy and loss of every architecture of the space: ``score(arch)``, ``rank_loss(arch)``.
+         calibration: Tensor | None = None, folder: Path | None = None, progress=True, part=0, parts=1,
+         precision="float32", top=1, correct=False) -> xr.Dataset:
+    """Accuracy and loss of every architecture of the space: ``score(arch)``, ``rank_loss(arch)``; if ``asked`` for, top-k
+    accuracy in percent and which images are right, 255 where an architecture was left out.
 
-    Arguments as in ``accuracy``; ``block`` architectures are evaluated together (None: ``block_size``). With ``folder`` the scores are written
-    there as they come, and a stopped ranking goes on where it was. ``part`` of ``parts`` leaves the others NaN.
+    Arguments as in ``accuracy``; ``block`` architectures are evaluated together (None: ``block_size``). With ``folder`` the scores
+    are written there as they come, and a stopped ranking goes on where it was. ``part`` of ``parts`` leaves the others NaN.
     """
     space, block = net.space, block or block_size(net, images, batch)
     members, first = representatives(space, bn) if net.partial == 1 else [np.arange(len(space))] * 2
-    score, loss = np.full(len(space), np.nan), np.full(len(space), np.nan)
+    found = {name: np.full(len(space), np.nan) for name in ("score", "loss", *asked(top, False, 0, 0))}
+    if correct:
+        found["correct"] = np.full((len(space), len(images)), 255, np.uint8)
     blocks = -(-len(members) // block)
     done, end = (min(block * (blocks * k // parts), len(members)) for k in (part, part + 1))
+    said = "".join(f", {name}" for name in list(found)[2:]) + (f" in {precision}" if precision != "float32" else "")
     kept = Checkpoint(folder and Path(folder) / ("ranking.pt" if parts == 1 else f"ranking-{part}of{parts}.pt"),
-                      f"ranking {space.name} on {len(images)} images in batches of {batch} under {bn} statistics")
+                      f"ranking {space.name} on {len(images)} images in batches of {batch} under {bn} statistics{said}")
 
     def take(state):
-        score[:], loss[:] = state["score"].numpy(), state["loss"].numpy()
+        for name, values in found.items():
+            values[:] = state[name].numpy()
         return range(end + 1).index(state["done"])
 
     done = kept.load(take) or done
@@ -232,12 +279,22 @@ def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, b
     bar = tqdm(total=end, initial=done, desc=f"rank ({bn})", unit="cell", disable=not progress)
     for start in range(done, end, block):
         ids = members[start:start + block]
-        score[ids], loss[ids] = accuracy(net, space.archs[ids], images, labels, bn, batch, calibration, matrices)
+        more = asked(top, correct, len(ids), len(images))
+        found["score"][ids], found["loss"][ids] = accuracy(net, space.archs[ids], images, labels, bn, batch, calibration,
+                                                           matrices, precision, more)
+        for name, values in more.items():
+            found[name][ids] = values if name == "correct" else 100 * values / len(images)
         bar.update(len(ids))
         done = start + len(ids)
-        kept.keep({"done": done, "score": torch.from_numpy(score), "loss": torch.from_numpy(loss)}, done == end)
+        kept.keep({"done": done} | {name: torch.from_numpy(values) for name, values in found.items()}, done == end)
     bar.close()
-    return xr.Dataset(
-        {"score": ("arch", score[first].astype(np.float32)),
-         "rank_loss": ("arch", loss[first].astype(np.float32))},
-        coords={"arch": space.strings}, attrs={"bn": bn, "images": len(images)})
+    run = xr.Dataset({name: (("arch", "image")[:v.ndim], v[first] if name == "correct" else v[first].astype(np.float32))
+                      for name, v in found.items()}, {"arch": space.strings}, {"bn": bn, "images": len(images)})
+    run = run.rename(loss="rank_loss")
+    return run if precision == "float32" else run.assign_attrs(rank_precision=precision)
+
+
+def joined(parts: list[xr.Dataset]) -> xr.Dataset:
+    """The whole of a ranking from its parts."""
+    whole = reduce(xr.Dataset.fillna, parts)
+    return whole.assign(correct=reduce(np.minimum, [p.correct for p in parts])) if "correct" in whole else whole

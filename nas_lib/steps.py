@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nas_lib.networks import PairSupernet
-from nas_lib.ops import draw_from
+from nas_lib.ops import computing, draw_from
 from nas_lib.protocol import CORRECTED
 from nas_lib.spaces import CellPairs, Space
 from nas_lib.supernet import Supernet
@@ -161,7 +161,9 @@ class Run:
         return self.method.mix(self.space, self.alpha, at, generator or self.choices)
 
     def _loss(self, x, y, w: Tensor):
-        out = self.net(x, w)
+        with computing(self.budget.precision, x.device):
+            out = self.net(x, w)
+        out = out.float() if out.dtype == torch.bfloat16 else out
         return F.cross_entropy(out, y), (out.argmax(1) == y).sum().float()
 
     @torch.no_grad()

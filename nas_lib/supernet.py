@@ -145,7 +145,8 @@ class Supernet(nn.Module):
 
     def engine(self, x: Tensor, w: Tensor | None = None):
         """The module ``compiled`` where it is to be used on images ``x [..., C, H, W]`` under ``w``, else None."""
-        if not (self.fuse and self.compiled and self.partial == 1 and x.device.type == "cpu"):
+        if not (self.fuse and self.compiled and self.partial == 1 and x.device.type == "cpu"
+                and not torch.is_autocast_enabled("cpu")):
             return None
         from nas_lib import compiled  # numba takes long to import
 

@@ -143,6 +143,7 @@ class Budget:
     alpha_lr: float = 3e-4          # Adam on alpha
     alpha_weight_decay: float = 1e-3
     partial: int = 1                # k: operations see one k-th of the channels, of which a method may take a part
+    precision: str = "float32"      # or "bfloat16", in which autocast then computes convolutions (published: none, N1)
 
 
 @dataclass
@@ -170,8 +171,9 @@ def configuration(name: str, method: Stage1, space: SearchSpace, data: Data, bud
     """Everything that determines a Stage-1 run, as plain values; of the protocol what concerns training."""
     flags = ("clip_alpha", "drop_gradients", "untrained_cells")
     size = asdict(budget)
-    if budget.partial == 1:             # as before there was a choice, so that runs keep their names
-        size.pop("partial")
+    for name in ("partial", "precision"):       # as before there was a choice, so that runs keep their names
+        if size[name] == getattr(Budget, name):
+            size.pop(name)
     return {"space": space.name, "data": data.config, "stage1": name, "method": asdict(method),
             "budget": size, "seed": seed, "protocol": {f: getattr(protocol, f) for f in flags}}
 

@@ -11,7 +11,7 @@ import xarray as xr
 from torch import nn
 
 import tiny
-from nas_lib import layers, ranking
+from nas_lib import layers, pieces, ranking
 from nas_lib.spaces import NB201, Space
 from nas_lib.supernet import Supernet
 
@@ -277,3 +277,63 @@ def test_blocks_fit_into_memory():
     net, (x, _) = tiny.supernet(channels=2), tiny.images(8)                 # a map of one architecture: 4 kB
     assert ranking.block_size(net, x, 256) == 128 and ranking.block_size(net, x.repeat(1, 1, 64, 64), 256) == 16
     assert ranking.block_size(net, x.repeat(1, 1, 64, 64), 1) == 128
+
+
+def large(monkeypatch, piece=1):
+    """Any map counts as large, and every image is a piece of its own until maps get smaller."""
+    monkeypatch.setattr(ranking, "LARGE", 0)
+    monkeypatch.setattr(pieces, "PIECE", piece)
+
+
+@pytest.mark.parametrize("dtype, close", [(torch.float64, 1e-8), (torch.float32, 1e-4)])     # plain, compiled
+@pytest.mark.parametrize("rule", RULES)
+def test_large_maps_give_the_scores_of_the_plain_loop(rule, dtype, close, monkeypatch):
+    large(monkeypatch)
+    net, (x, y), archs = tiny.supernet(NB201, 4, cells=2), tiny.images(8, side=9), NB201.archs[40:64]
+    archs = np.concatenate([archs, some(4)])
+    calibration = tiny.images(9, seed=7, side=9)[0]
+    expected = plain(net, archs, x, rule, calibration)
+    found = ranking.accuracy(net.to(dtype), archs, x.to(dtype), y, rule, batch=4, calibration=calibration.to(dtype))
+    np.testing.assert_allclose(found[1], [F.cross_entropy(z, y) for z in expected], rtol=close)
+    np.testing.assert_allclose(found[0], [100 * (z.argmax(1) == y).double().mean() for z in expected])
+
+
+def test_neighbours_share_what_they_have_in_common(monkeypatch):
+    large(monkeypatch)
+    taken, take = [], pieces._Normed.take
+    monkeypatch.setattr(pieces._Normed, "take", lambda self, x: taken.append(1) or take(self, x))
+    net, (x, y) = tiny.supernet(NB201, 2), tiny.images(1)
+    twins = np.array([[3, 3, 3, 3, 0, 1], [3, 3, 3, 3, 0, 4]])           # they differ in the last edge
+    together = ranking.accuracy(net, twins, x, y)[1]
+    shared = len(taken)
+    alone = [ranking.accuracy(net, one, x, y)[1][0] for one in twins]
+    assert len(taken) - shared == shared + 5                            # the stem, and four convolutions of the first cell
+    np.testing.assert_array_equal(together, alone)
+
+
+@pytest.mark.parametrize("channels, limit", [(4, 0), (4, 2048)])        # large, and not
+def test_bfloat16_is_close_and_not_the_same(channels, limit, monkeypatch):
+    monkeypatch.setattr(ranking, "LARGE", limit)
+    net, archs = tiny.supernet(NB201, channels, dtype=torch.float32), some(20)
+    (x, y) = tiny.images(32, side=8, dtype=torch.float32)
+    full, half = (ranking.accuracy(net, archs, x, y, precision=p)[1] for p in ("float32", "bfloat16"))
+    assert 1e-5 < np.abs(half - full).max() < 0.1 * full.mean()
+    assert np.corrcoef(half, full)[0, 1] > 0.99
+    with pytest.raises(ValueError, match="precision = 'half': it can be float32, bfloat16"):
+        ranking.accuracy(net, archs, x, y, precision="half")
+
+
+@pytest.mark.parametrize("partial", [1, 2])
+def test_what_more_is_asked_for(partial):
+    torch.manual_seed(0)
+    net = Supernet(tiny.SPACE, 4, 1, 3, 1, partial=partial)
+    x, y = tiny.images(10, dtype=torch.float32)
+    found = ranking.rank(net, x, y, batch=4, block=5, progress=False, top=2, correct=True)
+    logits = plain(net, tiny.SPACE.archs, x, "batch")
+    right = logits.argmax(-1) == y
+    np.testing.assert_array_equal(found.correct, right)
+    np.testing.assert_allclose(found.score, 100 * found.correct.mean("image"), rtol=1e-6)
+    second = logits.scatter(-1, logits.argmax(-1, keepdim=True), -torch.inf).argmax(-1) == y
+    np.testing.assert_allclose(found.top2, 100 * (right | second).double().mean(1), rtol=1e-6)
+    pieces = [ranking.rank(net, x, y, batch=4, block=5, progress=False, top=2, correct=True, part=k, parts=2) for k in (0, 1)]
+    assert found.identical(ranking.joined(pieces)) and (pieces[0].correct == 255).any()
