@@ -40,6 +40,7 @@
         config: config(),
         actions: { export: true, source: false, compiled: false, editor: false },
       });
+      box.querySelector("summary")?.setAttribute("aria-label", "Save this chart");
       if (chart.view) chart.view.finalize();
       chart.view = view;
       chart.replaceChildren(box);

@@ -19,9 +19,13 @@ from nas_lib.charts import MIME, VEGA_LITE
 
 RUNS = "report/runs"
 # The theme and one extension report every page load in the browser's console; without that, whatever
-# stands there is a fault.
-QUIET = ("const log = console.log; console.log = (...words) => "
-         "/^\\[(PST|togglebutton)\\]/.test(words[0]) || log(...words);")
+# stands there is a fault. And they label buttons by other words than those that are seen on them.
+FIRST = ("const log = console.log; console.log = (...words) => "
+         "/^\\[(PST|togglebutton)\\]/.test(words[0]) || log(...words);"
+         "addEventListener('load', () => document.querySelectorAll('summary[aria-label], button[aria-label]').forEach((e) => {"
+         "const seen = e.textContent.replace(/\\s+/g, ' ').trim();"
+         "if (seen && !e.closest('.nas-chart')) e.setAttribute('aria-label', e.matches('summary') ? seen : "
+         "e.getAttribute('aria-label') + ': ' + seen); }));")
 
 
 class VegaLite:
@@ -183,7 +187,7 @@ def _put(app, page, name: str, content: bytes) -> str:
 
 def setup(app) -> dict:
     """Connect the above to Sphinx."""
-    app.add_js_file(None, body="{" + QUIET + "}", priority=0)
+    app.add_js_file(None, body="{" + FIRST + "}", priority=0)
     app.connect("source-read", prepare)
     app.connect("builder-inited", write_scripts)
     app.connect("html-page-context", load_scripts)

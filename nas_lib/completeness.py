@@ -67,26 +67,24 @@ def places(page: str, notebook: dict) -> list[Place]:
     """What the cells of a page say that they show. Raises ValueError for an output that the paper does not have."""
     found = []
     for cell in notebook["cells"]:
+        named = [(kind, output) for kind in KINDS for output in cell["metadata"].get(kind, [])]
+        if unknown := [output for _, output in named if output not in OUTPUTS]:
+            raise ValueError(f"{page}, cell {cell.get('id')}: the paper has no {unknown[0]!r}; it has {', '.join(OUTPUTS)}")
         label = cell["metadata"].get("mystnb", {}).get("figure", {}).get("name") or cell.get("id")
-        for kind in KINDS:
-            for output in cell["metadata"].get(kind, []):
-                if output not in OUTPUTS:
-                    raise ValueError(f"{page}, cell {cell.get('id')}: the paper has no {output!r}; it has {', '.join(OUTPUTS)}")
-                found.append(Place(output, page, label, kind, _made(cell, output)))
+        made = _made(cell) if named else {}
+        found += [Place(output, page, label, kind, made.get(output, made.get("", False))) for kind, output in named]
     return found
 
 
-def _made(cell: dict, output: str) -> bool:
-    """Whether an executed cell holds a chart or a table, and in a table with a row of that name numbers."""
+def _made(cell: dict) -> dict[str, bool]:
+    """Whether an executed cell holds a chart or a table (``""``), and whether a table's row of some name holds numbers."""
     outputs = cell.get("outputs", [])
     data = [o["data"] for o in outputs if "data" in o]
     if any(o["output_type"] == "error" for o in outputs):
-        return False
-    if any(MIME in d for d in data):
-        return True
+        return {}
     found = [t for d in data if (t := takeaway.read_table("".join(d.get("text/html", ""))))]
-    rows = [[c.text for c in row] for t in found for row in t.grid("body") if row[0].text == output]
-    return bool(found) and not any("not computable" in row for row in rows)
+    rows = [[c.text for c in row] for t in found for row in t.grid("body")]
+    return {row[0]: "not computable" not in row for row in rows} | {"": bool(found) or any(MIME in d for d in data)}
 
 
 def pages(campaign: str) -> dict[str, dict]:
@@ -127,12 +125,14 @@ def table(executed: dict[str, dict]) -> Styler:
 
 
 def _command(campaign: str, output: str, own: list[Place]) -> str:
+    """How a campaign is run and, if it has the output's data set, how the page is made from it."""
     run = f"<code>snakemake --profile notebooks/profiles/local --configfile notebooks/campaigns/{campaign}.yaml</code>"
-    if not own:
+    dataset = DATA.get(output, "cifar10")
+    data = yaml.safe_load(where(f"notebooks/campaigns/{campaign}.yaml").read_text("utf8"))["data"]
+    if not own or dataset not in (data if isinstance(data, list) else [data]):
         return run
-    data = DATA.get(output, "cifar10")
     return (f"{run}, then <code>papermill notebooks/{own[0].page}.ipynb {output}.ipynb -p campaign {campaign} "
-            f"-p dataset {data}</code>")
+            f"-p dataset {dataset}</code>")
 
 
 def _scale(notebook: dict) -> str:

@@ -123,9 +123,14 @@ def as_latex(table: Table, label: str) -> str:
 
 
 def chart_files(spec: dict, png: str) -> dict[str, bytes]:
-    """A chart as the contents of an SVG, a PNG (``png``, base64, as its run stored it) and a PDF."""
+    """A chart as the contents of an SVG, a PNG (``png``, base64, as its run stored it) and a PDF.
+
+    One that is drawn on a canvas has too many marks for the other two, of up to 10 MB.
+    """
     import vl_convert
 
+    if spec.get("usermeta", {}).get("embedOptions", {}).get("renderer") == "canvas":
+        return {"png": base64.b64decode(png)}
     svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
     return {"svg": svg.encode("utf8"), "png": base64.b64decode(png), "pdf": vl_convert.svg_to_pdf(svg)}
 

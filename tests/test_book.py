@@ -1,5 +1,6 @@
 """The built book in a real browser without a network: every chart draws, the console stays empty."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,12 @@ STATE = """(() => {
            wide: document.documentElement.scrollWidth - innerWidth };
 })()"""
 SETTLED = """[...document.querySelectorAll(".nas-chart")].every((c) => ["live", "error"].includes(c.dataset.state))"""
+
+
+AXE = next((p for p in (Path(os.environ.get("AXE_CORE", "")), root() / "node_modules/axe-core/axe.min.js") if p.is_file()), None)
+needs_axe = pytest.mark.skipif(AXE is None, reason="no axe-core: `npm install axe-core`, or name its axe.min.js in $AXE_CORE")
+BARRIERS = """axe.run(document, {resultTypes: ["violations"]}).then((found) => found.violations.filter(
+  (v) => ["serious", "critical"].includes(v.impact)).map((v) => v.id + ": " + v.nodes.length + " such as " + v.nodes[0].html))"""
 
 
 def visit(pages: list[Path], folder: Path) -> dict[Path, dict]:
@@ -57,6 +64,30 @@ def faults(pages: list[Path], folder: Path) -> list[str]:
         wrong += [f"{path.name}: no dark theme"] * (lit["ink"] is not None and lit["ink"] == dark["ink"])
         wrong += [f"{path.name}: {line}" for line in page["console"]]
     return wrong
+
+
+def lost(book: Path, word: str, folder: Path) -> list[str]:
+    """What is wrong with the search for a word that the book has."""
+    folder.mkdir(exist_ok=True)
+    with Browser(folder) as browser:
+        page = browser.open(f"{(book / 'search.html').as_uri()}?q={word}")
+        page.wait("document.querySelector('#search-results p')?.innerText.includes('found')")
+        hits = page.run("document.querySelectorAll('#search-results li').length")
+        return page.complaints + [f"{word} is not found"] * (hits == 0)
+
+
+def barriers(pages: list[Path], folder: Path) -> list[str]:
+    """What axe-core calls serious or critical on these pages, narrow in the light and wide in the dark."""
+    found = []
+    with Browser(folder) as browser:
+        for width, dark in ((390, False), (1400, True)):
+            page = browser.open("about:blank", width, dark=dark)
+            for path in pages:
+                page.go(path.as_uri())
+                page.wait(SETTLED)
+                page.run(f"{AXE.read_text('utf8')}; 0")
+                found += [f"{path.name}, {width} px: {v}" for v in page.run(BARRIERS)]
+    return found
 
 
 def pages(folder: Path) -> list[Path]:
@@ -126,6 +157,17 @@ def test_charts_draw_without_a_network(book, tmp_path):
 
 
 @needs_browser
+def test_search_works_without_a_network(book, tmp_path):
+    assert not lost(book, "chart", tmp_path)
+
+
+@needs_browser
+@needs_axe
+def test_no_serious_barrier(book, tmp_path):
+    assert not barriers(pages(book), tmp_path)
+
+
+@needs_browser
 def test_check_sees_a_broken_page(book, tmp_path):
     broken = tmp_path / "broken.html"
     page = (book / "index.html").read_text("utf8").replace('"nas-spec">{', '"nas-spec">{{', 1)
@@ -141,3 +183,15 @@ def test_the_book_itself(tmp_path):
     if not (built / "index.html").is_file():
         pytest.skip("no book built yet: run `snakemake --profile notebooks/profiles/local` first")
     assert not faults(pages(built), tmp_path / "browser")
+    assert not lost(built, "dirichlet", tmp_path)
+    assert not [page.name for page in pages(built) if page.stat().st_size > 3e6]
+
+
+@needs_browser
+@needs_axe
+def test_no_serious_barrier_in_the_book_itself(tmp_path):
+    built = root() / "_build/html"
+    if not (built / "index.html").is_file():
+        pytest.skip("no book built yet: run `snakemake --profile notebooks/profiles/local` first")
+    runs = sorted((built / "report/runs").glob("*.html"))
+    assert not barriers([p for p in pages(built) if p not in runs[1:]], tmp_path)
