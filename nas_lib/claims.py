@@ -132,7 +132,9 @@ def _trained_alpha(e):
 def _perturb_best(e):
     if e.case_study is None:
         return _missing("not run: it needs Stage 1 blank and blank- with perturb")
-    best = {s: e.case_study.sel(space=s, drop=True).to_series().idxmin() for s in e.case_study.space.values}
+    errors = e.case_study.transpose("space", "stage1", "stage2")
+    best = {s: errors.sel(space=s, drop=True).to_series().reindex(published.CASE_COLUMNS).idxmin()
+            for s in errors.space.values}               # prune has no meaning where alpha was fixed
     as_said = sum((stage2 == "perturb") == (s != "s1") for s, (_, stage2) in best.items())
     said = "; ".join(f"{SPACES[s]}: {' with '.join(pair)}" for s, pair in best.items())
     return _verdict(as_said, len(best)), f"best in {said}", f"case study, {e.name}"
