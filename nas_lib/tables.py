@@ -15,12 +15,13 @@ import pandas as pd
 import xarray as xr
 from pandas.io.formats.style import Styler
 
-from nas_lib.claims import SPACES, space_of
+from nas_lib.claims import SPACES
 from nas_lib.intervals import confidence
 from nas_lib.marks import n_text, tidy
 from nas_lib.metrics import mean_std, spearman
+from nas_lib.notes import Note, not_run, scale, scales, source  # noqa: F401  what pages say between tables
 from nas_lib.pairs import agreement
-from nas_lib.results import said, where
+from nas_lib.results import where
 from nas_lib.spaces import NB201
 
 BASELINES = {"none": "N_U: untrained, uniform law", "none+": "N_I: untrained, informed law",
@@ -45,14 +46,14 @@ def combinations(accuracy: xr.DataArray) -> Styler:
     return _styled(_cells(_several(stats)), f"Test error (%){_over(stats)}; bold: best Stage 2 of a row", best)
 
 
-def errors(stats: xr.Dataset, source: str) -> Styler:
-    """A printed table of test errors, ``mean``, ``std`` and ``n`` (stage1, stage2) in percent; ``source`` names it."""
+def errors(stats: xr.Dataset, named: str) -> Styler:
+    """A printed table of test errors, ``mean``, ``std`` and ``n`` (stage1, stage2) in percent; ``named`` names it."""
     data = tidy(stats[["mean", "std", "n"]].transpose("stage1", "stage2"))
     best = (data["mean"] == data["mean"].min("stage2")).values
-    return _styled(_cells(_several(data)), f"{source}. Test error (%){_over(data)}; bold: best Stage 2 of a row", best)
+    return _styled(_cells(_several(data)), f"{named}. Test error (%){_over(data)}; bold: best Stage 2 of a row", best)
 
 
-def case_study(stats: xr.Dataset, source: str) -> Styler:
+def case_study(stats: xr.Dataset, named: str) -> Styler:
     """Table 1 of the paper: test errors ``mean``, ``std``, ``n`` (space, stage1, stage2) in percent, a row per space.
 
     Of each row the best is bold and the best of the other variant, with or without auxiliary skip, italic.
@@ -65,7 +66,7 @@ def case_study(stats: xr.Dataset, source: str) -> Styler:
     mean = pd.DataFrame(np.transpose([c["mean"].values for c in cells]), rows, heads)
     side = mean.T.groupby(level=0).transform("min").T
     bold, italic = mean.eq(mean.min(axis=1), axis=0), mean.eq(side) & side.gt(mean.min(axis=1), axis=0)
-    style = _styled(table, f"{source}. Test error (%){_over(stats)}; bold: best of a row, italic: best of the other variant",
+    style = _styled(table, f"{named}. Test error (%){_over(stats)}; bold: best of a row, italic: best of the other variant",
                     bold.values)
     return style.apply(lambda _: np.where(italic, "font-style: italic", ""), axis=None)
 
@@ -107,12 +108,6 @@ def side_by_side(columns: dict[tuple[str, str], xr.DataArray], caption: str) -> 
     cells = {head: _column(_several(x.sel(stage2=common)), 2) for head, x in stats.items()}
     counts = ", ".join(f"{n_text(x['n'])} {' '.join(head)}" for head, x in stats.items())
     return _styled(pd.DataFrame(cells, index=common), f"{caption}; mean ± population std over {counts}")
-
-
-def not_run(campaign: str, what: str = "") -> Note:
-    """That nothing has been run, and how it would be."""
-    return Note(f"**Not run{': ' * bool(what)}{what}.** `snakemake --profile notebooks/profiles/local --configfile "
-                f"notebooks/campaigns/{campaign}.yaml` makes it.")
 
 
 def estimates(values: dict[str, tuple[xr.DataArray, int]], caption: str) -> Styler:
@@ -247,49 +242,6 @@ def _file_of(algorithm: str) -> str:
         if found := [f for f in files if fits(f)]:
             return f"{found[0].parent.name}/{found[0].name}"
     return ""
-
-
-class Note:
-    """A sentence that a notebook shows as prose, so that the numbers in it can be computed."""
-
-    def __init__(self, text: str):
-        self.text = text
-
-    def __repr__(self) -> str:
-        return self.text
-
-    def _repr_markdown_(self) -> str:
-        return self.text
-
-
-def source(path) -> Note:
-    """The text of a method's file."""
-    return Note(f"```python\n{where(path).read_text('utf8').strip()}\n```")
-
-
-def scale(runs: xr.Dataset) -> Note:
-    """At which scale the numbers of a page were made, from the joined runs and their attributes."""
-    names = ", ".join(f"`{n}`" for n in np.atleast_1d(tidy(runs.stage1).values))
-    seeds = np.atleast_1d(runs.seed.values)
-    data = ", ".join(f"`{d}`" for d in np.atleast_1d(runs.dataset.values))
-    images, bn, size, training, protocol = (said(runs, name) for name in
-                                            ("images", "bn", "scale", "training", "protocol"))
-    text = f"{names} on {data}, {len(seeds)} seed{'s' * (len(seeds) != 1)} each ({', '.join(map(str, seeds))}). {size} {training}"
-    if images:
-        text += f" Shared-weight accuracies are over {images} images" + (f", batch-norm rule `{bn}`." if bn else ".")
-    text += f" Protocol: {protocol}." * bool(protocol)
-    return Note(f"> **Scale of these numbers.** {text}")
-
-
-def scales(summaries: list[xr.Dataset]) -> Note:
-    """At which scale each row of a table over spaces was made; rows made alike share a line."""
-    said = {}
-    for one in summaries:
-        seeds = ", ".join(map(str, one.seed.values))
-        text = f"seed{'s' * (one.sizes['seed'] > 1)} {seeds}. {one.scale} {one.training} {one.attrs.get('final', '')}".strip()
-        said.setdefault(f"{text} Protocol: {one.protocol}.", []).append(SPACES[space_of(one.dataset.item())])
-    lines = [f"> - {', '.join(names)}: {text}" for text, names in said.items()]
-    return Note("> **Scale of these numbers.**\n>\n" + "\n".join(lines))
 
 
 def _column(stats, digits):

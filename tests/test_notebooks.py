@@ -77,7 +77,7 @@ def test_stages_share_the_supernet_parameters():
     one, two = defaults("stage1.ipynb"), defaults("stage2.ipynb")
     differ = {k for k in one.keys() & two.keys() if one[k] != two[k]}
     assert not differ
-    assert set(one) - set(two) == {"images", "views", "part", "parts"}
+    assert set(one) - set(two) == {"images", "views", "scoring", "part", "parts"}
 
 
 @pytest.fixture(scope="module")
