@@ -19,13 +19,9 @@ from nas_lib.charts import MIME, VEGA_LITE
 
 RUNS = "report/runs"
 # The theme and one extension report every page load in the browser's console; without that, whatever
-# stands there is a fault. And they label buttons by other words than those that are seen on them.
-FIRST = ("const log = console.log; console.log = (...words) => "
-         "/^\\[(PST|togglebutton)\\]/.test(words[0]) || log(...words);"
-         "addEventListener('load', () => document.querySelectorAll('summary[aria-label], button[aria-label]').forEach((e) => {"
-         "const seen = e.textContent.replace(/\\s+/g, ' ').trim();"
-         "if (seen && !e.closest('.nas-chart')) e.setAttribute('aria-label', e.matches('summary') ? seen : "
-         "e.getAttribute('aria-label') + ': ' + seen); }));")
+# stands there is a fault.
+QUIET = ("const log = console.log; console.log = (...words) => "
+         "/^\\[(PST|togglebutton)\\]/.test(words[0]) || log(...words);")
 
 
 class VegaLite:
@@ -112,7 +108,7 @@ def _reference(href: str, text: str, renderer) -> nodes.Node:
 
 
 def write_scripts(app) -> None:
-    """The Vega bundle and the drawing script, into the built book's ``_static``."""
+    """The Vega bundle and the scripts of charts and pages, into the built book's ``_static``."""
     import vl_convert
 
     out = Path(app.outdir) / "_static"
@@ -120,8 +116,9 @@ def write_scripts(app) -> None:
     # The bundle is an ES module: loaded as a plain script its top-level names collide with Sphinx's.
     bundle = vl_convert.javascript_bundle(vl_version=VEGA_LITE)
     (out / "nas-vega.js").write_text("(()=>{" + bundle + "})();\n", encoding="utf8")
-    script = Path(__file__).with_name("book_charts.js").read_text("utf8")
-    (out / "nas-charts.js").write_text(script, encoding="utf8")
+    for name in ("charts", "page"):
+        script = Path(__file__).with_name(f"book_{name}.js").read_text("utf8")
+        (out / f"nas-{name}.js").write_text(script, encoding="utf8")
 
 
 def load_scripts(app, pagename, templatename, context, doctree) -> None:
@@ -187,7 +184,8 @@ def _put(app, page, name: str, content: bytes) -> str:
 
 def setup(app) -> dict:
     """Connect the above to Sphinx."""
-    app.add_js_file(None, body="{" + FIRST + "}", priority=0)
+    app.add_js_file(None, body="{" + QUIET + "}", priority=0)
+    app.add_js_file("nas-page.js", loading_method="defer")
     app.connect("source-read", prepare)
     app.connect("builder-inited", write_scripts)
     app.connect("html-page-context", load_scripts)

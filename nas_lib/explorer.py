@@ -34,8 +34,7 @@ def space(runs: pd.DataFrame, cells: pd.DataFrame, first: str | None = None) -> 
     return alt.concat(_scatter(every, hover, brush), right, columns=2, spacing=30).add_params(*pickers).resolve_scale(
         color="independent", strokeDash="independent", opacity="independent").properties(
         title=alt.Title("Every architecture, under every supernet", subtitle=[
-            "drag over points to see which operations they have; point at one to see its cell",
-            f"{len(NB201):,} architectures, one supernet at a time; the lowest 3 % share the left edge"]),
+            "drag: operations of a region; point: a cell", f"{len(NB201):,} cells; the lowest 3 % share the left edge"]),
         usermeta={"embedOptions": {"renderer": "canvas"}},
         description=f"Shared-weight against true accuracy of {len(NB201):,} architectures under the picked supernet, of "
                     f"{len(runs)}; beside it the drawing of one cell and the share of each operation on each edge.")
@@ -148,7 +147,7 @@ def _scatter(every: alt.Chart, hover, brush) -> alt.LayerChart:
     points = every.mark_circle(size=14, opacity=0.22, color=marks.BLUE).encode(**at).properties(name="cells").add_params(
         hover, brush)
     ring = every.transform_filter(hover).mark_point(size=130, color=marks.RED, strokeWidth=2).encode(**at)
-    return alt.layer(points, ring).properties(width=340, height=330)
+    return alt.layer(points, ring).properties(width=285, height=300)
 
 
 def _shares(every: alt.Chart, brush) -> alt.LayerChart:

@@ -244,7 +244,7 @@ def forest(mean: xr.DataArray, bounds: xr.DataArray, axis: str, title: str, subt
     points = base.mark_point(filled=True, size=50, opacity=1).encode(x="mean:Q")
     layers = [rules, points]
     if table["low"].min() < 0:
-        layers.insert(0, alt.Chart(table).mark_rule(strokeDash=marks.DOT).encode(x=alt.datum(0)))
+        layers.insert(0, alt.Chart(table).mark_rule(strokeDash=marks.DOT, aria=False).encode(x=alt.datum(0)))
     return alt.layer(*layers).properties(width=165, height=alt.Step(20)).facet(
         facet=alt.Facet("stage2:N", title=None, sort=panels), columns=3, spacing=18).properties(
         title=alt.Title(title, subtitle=subtitle),
