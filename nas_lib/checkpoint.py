@@ -9,7 +9,9 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -35,21 +37,28 @@ def save(path: Path, state: dict, purpose: str, before: Path | None = None) -> N
     Raises CheckpointError, leaving any earlier file as it was, if the folder cannot be written or
     the disk is full.
     """
+    write(path, lambda file: torch.save(state | {"purpose": purpose}, file), before)
+
+
+def write(path: Path, fill: Callable[[BinaryIO], object], before: Path | None = None) -> None:
+    """Write what ``fill`` writes into a file, as ``save`` does."""
     path = Path(path)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
-            torch.save(state | {"purpose": purpose}, file)
+            fill(file)
             file.flush()
             os.fsync(file.fileno())
-        if before is not None and path.exists():
-            os.replace(path, before)
+        if before is not None:
+            with suppress(FileNotFoundError):       # there is none yet, or another run of the same work was quicker
+                os.replace(path, before)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):                 # the folder can no longer be written
+                os.unlink(temporary)
         raise CheckpointError(f"cannot write {path} ({error}): free some space or choose a folder "
                               f"that can be written; what was stored before is untouched") from error
 
@@ -104,6 +113,22 @@ def _damaged(path: Path, error: Exception) -> Damaged:
                    "what else is stored")
 
 
+def restore(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Give SGD or Adam a stored state. Raises ValueError where that does not fit; torch would find out at the next step."""
+    names = {"SGD": {"momentum_buffer"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}[type(optimizer).__name__]
+    for old, new in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        if {k: type(v) for k, v in old.items()} != {k: type(v) for k, v in new.items()}:
+            raise ValueError("its optimizer has other options")
+    weights = [w for group in optimizer.param_groups for w in group["params"]]
+    for k, values in state["state"].items():
+        fits = values.keys() == names and all(
+            v is None or v.shape in ((), weights[k].shape) and v.is_floating_point()
+            and v.untyped_storage().nbytes() >= v.nbytes for v in values.values())
+        if not fits:
+            raise ValueError("its optimizer is of other weights")
+    optimizer.load_state_dict(state)
+
+
 class Checkpoint:
     """Where a long piece of work keeps its state, and the one before; with no ``path`` it keeps none.
 
@@ -123,6 +148,8 @@ class Checkpoint:
             try:
                 return self._use(path, take)
             except Damaged as error:
+                if not path.exists():               # another run of the same work has just moved it on
+                    return self.load(take)
                 if path == there[-1]:
                     raise
                 warnings.warn(f"{error}. This time it goes on from {self.before}, stored before", stacklevel=2)

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from nas_lib import results
-from nas_lib.checkpoint import Checkpoint
+from nas_lib.checkpoint import Checkpoint, restore
 from nas_lib.data import Data
 from nas_lib.networks import PairNetwork
 from nas_lib.ops import draw_from
@@ -166,7 +166,7 @@ class Training:
 
     def restore(self, state: dict) -> None:
         self.net.load_state_dict(state["net"])
-        self.sgd.load_state_dict(state["sgd"])
+        restore(self.sgd, state["sgd"])
         self.order.set_state(state["order"])
         self.pixels.set_state(state["pixels"])
         self.epoch, self.seconds = int(state["epoch"]), float(state["seconds"])

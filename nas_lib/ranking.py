@@ -24,6 +24,7 @@ from nas_lib.checkpoint import Checkpoint
 from nas_lib.layers import Layers
 from nas_lib.ops import Reduction, ReLUConvBN, computing, draw_from
 from nas_lib.protocol import BN_RULES
+from nas_lib.scores import asked, fitting, note, numbers, telling
 from nas_lib.supernet import Cell, Supernet
 
 CALIBRATION = 1280  # images of the training half by which "recalibrate" sets the statistics: 20 batches of 64
@@ -185,7 +186,7 @@ def accuracy(net: Supernet, archs, images: Tensor, labels: Tensor, bn="batch", b
     right, loss, seen = np.zeros(len(archs)), np.zeros(len(archs)), 0
     for x, y in zip(images.split(batch), labels.split(batch), strict=True):
         out = logits(net, archs, x, layers)
-        seen = _note(more or {}, slice(None), out, y, seen)
+        seen = note(more or {}, slice(None), out, y, seen)
         right += (out.argmax(-1) == y).sum(1).cpu().numpy()
         loss += F.cross_entropy(out.flatten(0, 1), y.repeat(len(archs)), reduction="none").view(
             len(archs), -1).double().sum(1).cpu().numpy()
@@ -215,29 +216,8 @@ def one_by_one(net: Supernet, archs, images, labels, bn, batch, calibration, pre
             out = out.float() if out.dtype == torch.bfloat16 else out
             right[k] += (out.argmax(-1) == y).sum().item()
             loss[k] += F.cross_entropy(out, y, reduction="sum").item()
-            seen = _note(more or {}, k, out, y, seen)
+            seen = note(more or {}, k, out, y, seen)
     return 100 * right / len(images), loss / len(images)
-
-
-def asked(top: int, correct: bool, archs: int, images: int) -> dict[str, np.ndarray]:
-    """What ``accuracy`` is to find beside accuracy and loss, to be filled in.
-
-    With ``top`` k > 1 the number of images whose class is among the k largest logits, ``top<k> [arch]``; if ``correct``,
-    which are classified rightly, ``correct [arch, image]``.
-    """
-    wanted = {f"top{top}": np.zeros(archs)} if top > 1 else {}
-    return wanted | ({"correct": np.zeros((archs, images), bool)} if correct else {})
-
-
-def _note(more: dict[str, np.ndarray], row, out: Tensor, y: Tensor, seen: int) -> int:
-    """Enter the logits ``out [..., B, classes]`` of architecture ``row`` in ``more``; returns how many images were ``seen``."""
-    for name, values in more.items():
-        if name == "correct":
-            values[row, seen:seen + len(y)] = (out.argmax(-1) == y).cpu().numpy()
-        else:
-            best = out.topk(min(int(name[3:]), out.shape[-1]), -1).indices
-            values[row] += (best == y[:, None]).any(-1).sum(-1).cpu().numpy()
-    return seen + len(y)
 
 
 def block_size(net: Supernet, images: Tensor, batch: int) -> int:
@@ -257,6 +237,7 @@ def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, b
 
     Arguments as in ``accuracy``; ``block`` architectures are evaluated together (None: ``block_size``). With ``folder`` the scores
     are written there as they come, and a stopped ranking goes on where it was. ``part`` of ``parts`` leaves the others NaN.
+    Raises RankingError where a loss is no number or memory does not suffice for one architecture, ConstantScore.
     """
     space, block = net.space, block or block_size(net, images, batch)
     members, first = representatives(space, bn) if net.partial == 1 else [np.arange(len(space))] * 2
@@ -271,23 +252,32 @@ def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, b
 
     def take(state):
         for name, values in found.items():
+            if state[name].shape != values.shape:
+                raise ValueError(f"{name} in it is of another space")
             values[:] = state[name].numpy()
         return range(end + 1).index(state["done"])
 
     done = kept.load(take) or done
     matrices: dict = {}
+    size = block
+
+    def evaluate(ids):
+        more = asked(top, correct, len(ids), len(images))
+        return *accuracy(net, space.archs[ids], images, labels, bn, batch, calibration, matrices, precision, more), *more.values()
+
     bar = tqdm(total=end, initial=done, desc=f"rank ({bn})", unit="cell", disable=not progress)
     for start in range(done, end, block):
         ids = members[start:start + block]
-        more = asked(top, correct, len(ids), len(images))
-        found["score"][ids], found["loss"][ids] = accuracy(net, space.archs[ids], images, labels, bn, batch, calibration,
-                                                           matrices, precision, more)
-        for name, values in more.items():
-            found[name][ids] = values if name == "correct" else 100 * values / len(images)
+        values, size = fitting(evaluate, ids, size)
+        for name, v in zip(found, values, strict=True):
+            found[name][ids] = 100 * v / len(images) if name.startswith("top") else v
+        numbers(found["loss"][ids], space.strings[ids], bn)
         bar.update(len(ids))
         done = start + len(ids)
         kept.keep({"done": done} | {name: torch.from_numpy(values) for name, values in found.items()}, done == end)
     bar.close()
+    if done == len(members) and parts == 1:
+        telling(found["score"][members], bn)
     run = xr.Dataset({name: (("arch", "image")[:v.ndim], v[first] if name == "correct" else v[first].astype(np.float32))
                       for name, v in found.items()}, {"arch": space.strings}, {"bn": bn, "images": len(images)})
     run = run.rename(loss="rank_loss")

@@ -13,6 +13,7 @@ import torch
 from nas_lib.data import Data
 from nas_lib.proxies import Scorer
 from nas_lib.ranking import CALIBRATION, accuracy
+from nas_lib.scores import ConstantScore, RankingError
 from nas_lib.training import Trained
 
 
@@ -28,10 +29,6 @@ class Choice:
 
 class NotApplicable(ValueError):
     """The method cannot work on this supernet; the message is the reason."""
-
-
-class ConstantScore(ValueError):
-    """Every candidate got the same score: there is nothing to select by."""
 
 
 Selector = Callable[..., Choice]        # (trained, data, candidates, seed), and truth= if it is informed
@@ -70,6 +67,9 @@ def _check(values: np.ndarray, networks: np.ndarray, name: str, tolerant: bool) 
     known = ~np.isnan(values)
     if not known.any():
         raise ConstantScore(f"{name}: none of {len(values)} candidates could be scored")
+    if np.isposinf(values).any():
+        raise RankingError(f"{name}: {np.isposinf(values).sum()} of {len(values)} candidates score infinity; train with a lower "
+                           "learning rate, or leave the method out")
     count = len(set(networks[known]))
     if count > 1 and (values[known] == values[known][0]).all():
         fault = f"{name}: {count} different networks all score {values[known][0]:g}"

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nas_lib.checkpoint import restore
 from nas_lib.networks import PairSupernet
 from nas_lib.ops import computing, draw_from
 from nas_lib.protocol import CORRECTED
@@ -67,18 +68,21 @@ class Run:
         self.epoch, self.seconds, self.history = 0, 0.0, {}
 
     def train_epoch(self, epochs: int) -> float:
-        """One pass over the training half; returns its mean loss."""
+        """One pass over the training half; returns its mean loss. If that is no number, ``diverged`` is the first such step."""
         clock = Clock(self.data.device)
         at, (x, y), (xv, yv) = self.epoch / epochs, self.train_half, self.valid_half
         self._start_epoch(at)
-        total = torch.zeros(2, device=self.data.device)                   # loss, correct answers
+        total, seen = torch.zeros(2, device=self.data.device), []         # loss, correct answers; the loss of each step
         for rows in torch.randperm(len(y), generator=self.choices).to(y.device).split(self.budget.batch):
             if self.learns:
-                seen = torch.randperm(len(yv), generator=self.choices)[:self.budget.batch].to(y.device)
-                self.architecture_step(xv[seen], yv[seen], at, (x[rows], y[rows]))
+                shown = torch.randperm(len(yv), generator=self.choices)[:self.budget.batch].to(y.device)
+                self.architecture_step(xv[shown], yv[shown], at, (x[rows], y[rows]))
             loss, right = self.weight_step(x[rows], y[rows], at)
             total += torch.stack([loss * len(rows), right])
+            seen.append(loss)
         mean, right = (total / len(y)).tolist()
+        if not math.isfinite(mean):
+            self.diverged = int((~torch.stack(seen).isfinite()).nonzero()[0])
         self._record(train_loss=mean, train_accuracy=100 * right, valid_accuracy=self._validate(at))
         self.epoch += 1
         self.seconds += clock.seconds()
@@ -214,7 +218,7 @@ class Run:
         if state["partial"] != self.net.partial:
             self.net.widen(state["partial"])
         self.net.load_state_dict(state["net"])
-        self.sgd.load_state_dict(state["sgd"])
+        restore(self.sgd, state["sgd"])
         self._zero_gradients(state["moved"])
         for w, gradient in zip(self.weights, state.get("gradients", ()), strict=False):
             w.grad = None if gradient is None else gradient.to(w.device)
@@ -225,10 +229,12 @@ class Run:
         if any(len(v) != self.epoch for v in self.history.values()):
             raise ValueError("its history is of another number of epochs")
         if self.alpha is not None:
+            if state["alpha"].shape != self.alpha.shape:
+                raise ValueError("its alpha is of another shape")
             with torch.no_grad():
                 self.alpha.copy_(state["alpha"])
         if self.learns:
-            self.adam.load_state_dict(state["adam"])
+            restore(self.adam, state["adam"])
 
 
 class Clock:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from nas_lib.checkpoint import Checkpoint
+from nas_lib.checkpoint import Checkpoint, write
 from nas_lib.data import Data
 from nas_lib.networks import PairSupernet
 from nas_lib.protocol import CORRECTED, Protocol
@@ -192,23 +192,27 @@ def train(name: str, method: Stage1, space: SearchSpace, data: Data, budget: Bud
     With ``folder`` the state is stored there as epochs end; a stopped run called again goes on
     from it and ends with the same numbers, and a finished one is only loaded. ``truth [arch]``
     (percent) is shown to informed methods alone. ``protocol`` says by which rules the weights are trained,
-    and goes with the result. Raises TrainingError on a non-finite loss.
+    and goes with the result. Raises TrainingError on a non-finite loss and where GPU memory does
+    not suffice.
     """
     config = configuration(name, method, space, data, budget, seed, protocol)
     run = Run(method, space, data, budget, seed, truth if method.informed else None, protocol)
     kept = Checkpoint(folder and Path(folder) / "state.pt", json.dumps(config, sort_keys=True))
     kept.load(run.restore)
     if folder is not None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / "config.json").write_text(json.dumps(config, indent=1))
+        write(Path(folder) / "config.json", lambda file: file.write(json.dumps(config, indent=1).encode()))
     epochs = budget.epochs if method.trains else 0
     bar = tqdm(total=epochs, initial=run.epoch, desc=f"train {name} s{seed}", unit="epoch",
                disable=not progress)
     while run.epoch < epochs:
-        loss = run.train_epoch(epochs)
+        try:
+            loss = run.train_epoch(epochs)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(f"{name}: out of GPU memory in epoch {run.epoch}; lower batch ({budget.batch}) or channels "
+                                f"({budget.channels}), which is another experiment, or use a larger GPU: it goes on there") from error
         if not math.isfinite(loss):
-            raise TrainingError(f"{name}: the loss is not finite in epoch {run.epoch - 1}; lower the learning "
-                                f"rate ({budget.lr}) or the clip norm ({budget.clip}); what was stored before is untouched")
+            raise TrainingError(f"{name}: the loss is not finite in epoch {run.epoch - 1}, step {run.diverged}; lower the "
+                                f"learning rate ({budget.lr}) or the clip norm ({budget.clip}); what was stored before is untouched")
         bar.set_postfix(loss=f"{loss:.3f}")
         bar.update()
         kept.keep(run.state(), run.epoch == epochs)

@@ -33,8 +33,9 @@ from nas_lib.official import BenchmarkError
 from nas_lib.parameters import ParameterError
 from nas_lib.results import ResultError
 from nas_lib.supernet import StateError
+from nas_lib.training import TrainingError
 
-OWN = CheckpointError, ImageError, UnknownMethod, BenchmarkError, ParameterError, ResultError, StateError
+OWN = CheckpointError, ImageError, UnknownMethod, BenchmarkError, ParameterError, ResultError, StateError, TrainingError
 SECONDS, MEMORY = 10, 1 << 30      # of processor time; on a busy machine ten times that passes
 FORBIDDEN = ("subprocess.", "os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.fork", "os.startfile", "socket.",
              "pty.", "ctypes.dlopen", "webbrowser.", "code.__new__")

@@ -131,7 +131,7 @@ def altered(rng: np.random.Generator, value, plant=True):
 
 def reshaped(rng, t: torch.Tensor, huge=True) -> torch.Tensor:
     """Of another shape or type, perhaps one that claims to be huge."""
-    return [lambda: t.flatten(), lambda: t[None], lambda: t.double() if t.dtype != torch.float64 else t.long(), lambda: t[..., :0],
+    return [lambda: t.flatten(), lambda: t[None], lambda: t.double() if t.dtype != torch.float64 else t.long(), lambda: t.reshape(-1)[:0],
             lambda: torch.zeros(1).expand(1 << 20, 1 << 12) if huge else t.T, lambda: t.reshape(-1)[:1], lambda: torch.cat([t[None]] * 2),
             lambda: t.to(torch.complex64), lambda: t.bool()][rng.integers(9)]()
 

@@ -12,6 +12,7 @@ from torch import nn
 
 import tiny
 from nas_lib import layers, pieces, ranking
+from nas_lib.scores import ConstantScore, RankingError
 from nas_lib.spaces import NB201, Space
 from nas_lib.supernet import Supernet
 
@@ -337,3 +338,35 @@ def test_what_more_is_asked_for(partial):
     np.testing.assert_allclose(found.top2, 100 * (right | second).double().mean(1), rtol=1e-6)
     pieces = [ranking.rank(net, x, y, batch=4, block=5, progress=False, top=2, correct=True, part=k, parts=2) for k in (0, 1)]
     assert found.identical(ranking.joined(pieces)) and (pieces[0].correct == 255).any()
+
+
+def test_blocks_are_lowered_until_they_fit(monkeypatch):
+    """A GPU that can take three architectures at once gives the scores of one that takes all, with a warning."""
+    net, (x, y), real, sizes = tiny.supernet(dtype=torch.float32), tiny.images(dtype=torch.float32), ranking.accuracy, []
+
+    def small(net, archs, *args, **kwargs):
+        sizes.append(len(archs))
+        if len(archs) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(net, archs, *args, **kwargs)
+
+    whole = ranking.rank(net, x, y, block=13, progress=False, correct=True)
+    monkeypatch.setattr(ranking, "accuracy", small)
+    with pytest.warns(UserWarning, match="block is lowered to 3 architectures"):
+        assert ranking.rank(net, x, y, block=13, progress=False, correct=True).equals(whole)
+    assert sizes[:3] == [13, 6, 3] and max(sizes[3:]) == 3             # it is not tried again and again
+    monkeypatch.setattr(ranking, "accuracy", lambda *_: small(net, np.zeros(9)))
+    with pytest.raises(RankingError, match="block of one architecture: lower batch"):
+        ranking.rank(net, x, y, block=2, progress=False)
+
+
+def test_scores_that_are_none(monkeypatch):
+    net, (x, y) = tiny.supernet(dtype=torch.float32), tiny.images(dtype=torch.float32)
+    monkeypatch.setattr(ranking, "accuracy", lambda net, archs, *_: (np.full(len(archs), 10.0), np.ones(len(archs))))
+    with pytest.raises(ConstantScore, match="different networks score 10 under batch statistics; check"):
+        ranking.rank(net, x, y, progress=False)
+    with pytest.warns(UserWarning, match="all [0-9]+ different networks score 10 under running statistics"):
+        ranking.rank(net, x, y, "running", progress=False)
+    monkeypatch.setattr(ranking, "accuracy", lambda net, archs, *_: (np.zeros(len(archs)), np.full(len(archs), np.nan)))
+    with pytest.raises(RankingError, match="has a loss that is no number under batch.*lower learning rate"):
+        ranking.rank(net, x, y, progress=False)

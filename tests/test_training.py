@@ -355,9 +355,38 @@ def test_validation_leaves_no_trace():
     tiny.same(dict(before), dict(step.net.state_dict()))
 
 
+def test_the_step_that_diverged_is_named():
+    step, calls = begun(budget=dataclasses.replace(tiny.BUDGET, batch=4)), []
+    one = step.weight_step
+
+    def diverges(x, y, at):
+        calls.append(1)
+        found = one(x, y, at)
+        return found * float("nan") if len(calls) > 2 else found
+
+    step.weight_step = diverges
+    assert math.isnan(step.train_epoch(3)) and step.diverged == 2 and len(calls) == 4
+
+
+def test_out_of_gpu_memory_names_what_to_lower_and_keeps_the_state(tmp_path, monkeypatch):
+    whole, real, calls = run("darts"), training.Run.weight_step, []
+
+    def full(self, *args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Run, "weight_step", full)
+        with pytest.raises(TrainingError, match=r"darts: out of GPU memory in epoch 1; lower batch \(8\) or channels \(2\)"):
+            run("darts", folder=tmp_path)
+    tiny.same(state_of(run("darts", folder=tmp_path)), state_of(whole))
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(tmp_path, monkeypatch):
     blown = tiny.changed(DATA, transform=lambda x, g: x * float("inf"))
-    with pytest.raises(TrainingError, match=r"not finite in epoch 0; lower the learning rate \(0.025\)"):
+    with pytest.raises(TrainingError, match=r"not finite in epoch 0, step 0; lower the learning rate \(0.025\)"):
         run("rsps", data=blown, folder=tmp_path)
     assert not (tmp_path / "state.pt").exists()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -64,7 +64,7 @@ def select(trained, data, candidates, seed, crit="accuracy", epochs=None, freeze
         for edges in (edges for epoch, edges in schedule(trained.space, epochs, seed) if epoch == run.epoch):
             ties *= project(run, edges, CRITERIA[crit], blind)
         if not math.isfinite(run.train_epoch(epochs)):
-            raise TrainingError(f"perturb: the loss is not finite in tuning epoch {run.epoch - 1}; lower Stage 1's "
+            raise TrainingError(f"perturb: the loss is not finite in tuning epoch {run.epoch - 1}, step {run.diverged}; lower Stage 1's "
                                 f"learning rate ({stage1.lr}), of which a tenth is used here")
         spent = before + time.perf_counter() - start
         stored.keep(run.state() | {"kept": method.kept, "ties": ties, "spent": spent}, run.epoch == epochs)
