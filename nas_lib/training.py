@@ -171,9 +171,9 @@ def configuration(name: str, method: Stage1, space: SearchSpace, data: Data, bud
     """Everything that determines a Stage-1 run, as plain values; of the protocol what concerns training."""
     flags = ("clip_alpha", "drop_gradients", "untrained_cells")
     size = asdict(budget)
-    for name in ("partial", "precision"):       # as before there was a choice, so that runs keep their names
-        if size[name] == getattr(Budget, name):
-            size.pop(name)
+    for key in ("partial", "precision"):        # as before there was a choice, so that runs keep their names
+        if size[key] == getattr(Budget, key):
+            size.pop(key)
     return {"space": space.name, "data": data.config, "stage1": name, "method": asdict(method),
             "budget": size, "seed": seed, "protocol": {f: getattr(protocol, f) for f in flags}}
 
