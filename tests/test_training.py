@@ -386,7 +386,7 @@ def test_out_of_gpu_memory_names_what_to_lower_and_keeps_the_state(tmp_path, mon
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_epoch(tmp_path, monkeypatch):
     blown = tiny.changed(DATA, transform=lambda x, g: x * float("inf"))
-    with pytest.raises(TrainingError, match=r"not finite in epoch 0, step 0; lower the learning rate \(0.025\)"):
+    with pytest.raises(TrainingError, match=r"not finite in epoch 0, step [01]; lower the learning rate \(0.025\)"):
         run("rsps", data=blown, folder=tmp_path)
     assert not (tmp_path / "state.pt").exists()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -484,7 +484,7 @@ def test_defaults_are_the_published_ones():
     assert dataclasses.asdict(Budget()) == {
         "channels": 16, "cells": 5, "epochs": 100, "batch": 64, "lr": 0.025, "lr_min": 0.001, "momentum": 0.9,
         "weight_decay": 3e-4, "clip": 5.0, "alpha_lr": 3e-4, "alpha_weight_decay": 1e-3,
-        "partial": 1}
+        "partial": 1, "precision": "float32"}
     alpha = methods.stage1("darts").init(NB201, torch.Generator().manual_seed(0), None)
     assert alpha.shape == (6, 5) and 5e-4 < alpha.std() < 2e-3
 
