@@ -40,7 +40,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_lib.networks import PairNetwork, PairSupernet
-from nas_lib.ops import LARGE, ReLUConvBN, draw_from
+from nas_lib.ops import draw_from
 from nas_lib.spaces import Genotype
 from nas_lib.supernet import Cell, Supernet
 
@@ -163,9 +163,6 @@ class Scorer:
             self._copies[mode] = _Copy(copy.deepcopy(self.supernet).train(mode), watched)
         return self._copies[mode]
 
-    def _large(self, shape) -> bool:
-        return self.supernet.stem[0].out_channels * shape[-1] * shape[-2] > LARGE
-
     def _flow(self, name, arch, shape) -> float:
         if name not in self._copies:
             net = copy.deepcopy(self.supernet).double().train(self.training)
@@ -177,38 +174,9 @@ class Scorer:
                     module.forward = lambda x: x
             self._copies[name] = _Copy(net, watched=False)
         copied = self._copies[name]
-        if name == "synflow" and isinstance(self.supernet, Supernet) and self.supernet.partial == 1 and self._large(shape):
-            return _flow_forward(copied.net, arch.tolist(), shape)
         ones = copied.weights[0].new_ones(1, *shape)
         flow = torch.autograd.grad(copied(ones, arch)[0].sum(), copied.weights, allow_unused=True)
         return _total((w * g).abs().sum() for w, g in zip(copied.weights, flow, strict=True) if g is not None)
-
-
-@torch.no_grad()
-def _flow_forward(net: Supernet, arch: list[int], shape) -> float:
-    """synflow of a supernet made non-negative, by a forward pass alone.
-
-    R is linear in the weights of every layer, so that ``sum theta dR/dtheta`` is the derivative of R by a factor t that all
-    weights share, at t = 1. The maps ``[2, C, H, W]`` are a value and that derivative: a layer gives ``(A v, A v' + A v)``.
-    """
-    def layer(module, x):
-        y = module(x)
-        y[1] += y[0]
-        return y
-
-    def apply(op, x):
-        return layer(op.op[1], x) if isinstance(op, ReLUConvBN) else op(x)
-
-    weight = net.classifier.weight
-    x = layer(net.stem[0], torch.cat([weight.new_ones(1, *shape), weight.new_zeros(1, *shape)]))
-    for cell in net.cells:
-        if isinstance(cell, Cell):
-            x = cell(x, [lambda ops, x, o=o: apply(ops[o], x) for o in arch])
-        else:
-            pool, widen = cell.downsample
-            x = apply(cell.conv_b, apply(cell.conv_a, x)) + layer(widen, pool(x))
-    value, slope = (weight @ v.mean((1, 2)) for v in x)
-    return (value + slope).sum().item()
 
 
 class _Copy:
