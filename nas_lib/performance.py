@@ -24,6 +24,7 @@ import xarray as xr
 from nas_lib import methods, plan, proxies, ranking
 from nas_lib.data import Data
 from nas_lib.ops import LARGE
+from nas_lib.protocol import PRECISIONS
 from nas_lib.spaces import NB201
 from nas_lib.steps import Run
 from nas_lib.supernet import Supernet
@@ -181,6 +182,26 @@ def selection(channels: int, cells: int, side: int, candidates: int = 100, image
         return [scorer(arch, x[:batch], y[:batch]) for arch in archs]
 
     return paired({"plain": plain("plain"), "relaid": plain("relaid"), "ours": ours}, rounds, device)
+
+
+def precisions(data: Data, channels: int, cells: int, steps: int, sample: int, images: int, rule="batch",
+               seed: int = 0) -> xr.Dataset:
+    """``score`` and ``loss (precision, arch)`` of ``sample`` different networks at random, under weights that ``rsps`` has
+    trained for ``steps`` steps of 64 images at a rate of 0.1."""
+    run = Run(methods.stage1("rsps"), NB201, data, Budget(channels=channels, cells=cells, lr=0.1), seed, None)
+    x, y = data.halves()[0]
+    for _ in range(steps):
+        rows = torch.randint(len(y), (64,), generator=run.choices).to(y.device)
+        run.net.train()
+        run.weight_step(x[rows], y[rows], 0.0)
+    ids = np.random.default_rng(seed).choice(ranking.representatives(NB201, rule)[0], sample, replace=False)
+    xv, yv = data.fixed("valid half", first=images)
+    calibration = data.fixed("train half", first=images)[0] if rule == "recalibrate" else None
+    found = [ranking.accuracy(run.net, NB201.archs[ids], xv, yv, rule, calibration=calibration, precision=p) for p in PRECISIONS]
+    score, loss = np.swapaxes(found, 0, 1)
+    return xr.Dataset({"score": (("precision", "arch"), score), "loss": (("precision", "arch"), loss)},
+                      {"precision": list(PRECISIONS), "arch": NB201.strings[ids]},
+                      {"data": data.name, "channels": channels, "cells": cells, "steps": steps, "images": images, "rule": rule})
 
 
 def attainable(channels: int, cells: int, side: int, batch: int = 64, rounds: int = 5, device="cpu") -> float:
