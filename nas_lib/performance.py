@@ -1,7 +1,12 @@
 """How fast the engine is: against the plain form, and against what the machine can do.
 
-The plain form is the published algorithm, one operation and one architecture at a time through PyTorch's layers as
-they stand. Both sides run in one process, in turns, on made-up images, and must agree.
+Three sides do the same work in one process, in turns, on made-up images, and must agree:
+
+``plain``     the published algorithm: one operation and one architecture at a time through PyTorch's layers, in PyTorch's
+              own layout of the maps (channels first)
+``relaid``    the same with channels last: what the layout alone gives on this machine
+``ours``      the engine in float32
+``bfloat16``  the engine under autocast, where PyTorch computes it; small supernets are compiled and have no such side
 """
 
 from __future__ import annotations
@@ -9,14 +14,17 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import xarray as xr
 
-from nas_lib import methods, proxies, ranking
+from nas_lib import methods, plan, proxies, ranking
 from nas_lib.data import Data
+from nas_lib.ops import LARGE
+from nas_lib.protocol import PRECISIONS
 from nas_lib.spaces import NB201
 from nas_lib.steps import Run
 from nas_lib.supernet import Supernet
@@ -24,40 +32,47 @@ from nas_lib.training import Budget
 
 
 def measure(shapes, rounds: int = 5, device="cpu", methods_timed=("darts", "gdas"), rule="batch",
-            candidates: int = 100) -> xr.Dataset:
+            candidates: int = 100, images: int = 256) -> xr.Dataset:
     """Everything timed at every shape (channels, cells, side): ``seconds (work, shape, side, round)``.
 
-    With ``agreement (work, shape)`` where both sides give losses, and ``attainable (shape)`` in multiply-accumulates
-    per second.
+    With ``agreement (work, shape)`` of float32 where the sides give losses, ``multiplies (work, shape)`` that ours must do,
+    in the unit of the seconds, and ``attainable (shape)`` in multiply-accumulates per second.
     """
     found = {}
     for shape in map(tuple, shapes):
         name = "C={}, N={}, {side} x {side}".format(*shape[:2], side=shape[2])
         timed = {f"step of {m}": training_step(m, *shape, rounds=rounds, device=device) for m in methods_timed}
-        timed["ranking, per cell"] = ranking_pass(*shape, rounds=rounds, rule=rule, device=device)
-        timed["scores, per candidate"] = selection(*shape, candidates, rounds=rounds, device=device) / candidates
+        timed["ranking, per cell"] = ranking_pass(*shape, images=images, rounds=rounds, rule=rule, device=device)
+        timed["scores, per candidate"] = selection(*shape, candidates, images, rounds=rounds, device=device) / candidates
         work = xr.concat([t.drop_attrs() for t in timed.values()], xr.Variable("work", list(timed)))
         found[name] = xr.Dataset({
             "seconds": work, "agreement": ("work", [t.attrs.get("agreement", np.nan) for t in timed.values()]),
+            "multiplies": ("work", [t.attrs.get("multiplies", np.nan) for t in timed.values()]),
             "attainable": attainable(*shape, rounds=rounds, device=device)})
-    return xr.concat(found.values(), xr.Variable("shape", list(found))).assign_attrs(rule=rule)
+    return xr.concat(found.values(), xr.Variable("shape", list(found)), join="outer").assign_attrs(rule=rule, images=images)
 
 
 def ratios(seconds: xr.DataArray) -> xr.Dataset:
-    """How many times faster ours is, ``(work, shape)``: ``ratio``, the median over rounds, ``low`` and ``high``, the least
-    and the greatest."""
-    times = seconds.sel(side="plain") / seconds.sel(side="ours")
+    """How many times faster than the plain form the other sides are, ``(side, work, shape)``: ``ratio``, the median over
+    rounds, ``low`` and ``high``, the least and the greatest."""
+    times = seconds.sel(side="plain") / seconds.drop_sel(side="plain")
     return xr.Dataset({"ratio": times.median("round"), "low": times.min("round"), "high": times.max("round")})
 
 
 def paired(sides: dict[str, Callable[[], object]], rounds: int, device="cpu") -> xr.DataArray:
-    """Seconds that each of the ``sides`` takes, ``(side, round)``: in turns, after one warm-up each."""
+    """Seconds that each of the ``sides`` takes, ``(side, round)``: in turns, after one warm-up each.
+
+    On one thread of a CPU they are the processor's, in which waiting for others does not count; else they are by the clock.
+    """
+    alone = torch.device(device).type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+
     def timed(work):
         _wait(device)
-        start = time.perf_counter()
+        start = clock()
         work()
         _wait(device)
-        return time.perf_counter() - start
+        return clock() - start
 
     for work in sides.values():
         work()
@@ -74,19 +89,30 @@ def noise(side: int, images: int, classes: int = 10, device="cpu") -> Data:
                 torch.device(device), lambda x: x)
 
 
+def sides_of(channels: int, side: int) -> tuple[str, ...]:
+    """Those that are timed at a size."""
+    return ("plain", "relaid", "ours", "bfloat16") if channels * side**2 > LARGE else ("plain", "relaid", "ours")
+
+
+def shown(net: Supernet, side: str) -> Supernet:
+    """``net`` made to compute as a ``side`` does, in place."""
+    net.compiled = net.fuse = side not in ("plain", "relaid")
+    net.layout = torch.contiguous_format if side == "plain" else torch.channels_last
+    return net.to(memory_format=net.layout)
+
+
 def training_step(method: str, channels: int, cells: int, side: int, batch: int = 64, rounds: int = 5,
                   device="cpu") -> xr.DataArray:
-    """Seconds of one step of Stage 1, of alpha where it learns and of the weights: ``plain`` and ``ours``.
+    """Seconds of one step of Stage 1, of alpha where it learns and of the weights, on every side.
 
-    Attribute ``agreement``: largest relative difference of the two losses in these steps.
+    Attribute ``agreement``: largest relative difference of the losses of these steps in float32; ``multiplies``.
     """
     data, budget = noise(side, batch, device=device), Budget(channels=channels, cells=cells, batch=batch)
-    losses: dict = {"plain": [], "ours": []}
+    losses: dict = {name: [] for name in sides_of(channels, side)}
 
     def side_of(name):
-        run = Run(methods.stage1(method), NB201, data, budget, 0, None)
-        run.net.compiled = run.net.fuse = name == "ours"
-        run.net.train()
+        run = Run(methods.stage1(method), NB201, data, replace(budget, precision=name if name == "bfloat16" else "float32"), 0, None)
+        shown(run.net, name).train()
         (x, y), (xv, yv) = data.halves()
 
         def step():
@@ -97,51 +123,85 @@ def training_step(method: str, channels: int, cells: int, side: int, batch: int 
         return step
 
     seconds = paired({name: side_of(name) for name in losses}, rounds, device)
-    a, b = (np.array(v) for v in losses.values())
-    return seconds.assign_attrs(agreement=float(np.max(abs(a - b) / abs(a))))
+    a, b = (np.array(losses[k]) for k in ("plain", "ours"))
+    kinds = ("sampled", "sampled") if method in plan.SAMPLED else ("weights", "alpha")
+    count = sum(plan.units(channels, cells, batch, side)[k][0] for k in kinds) / 2
+    return seconds.assign_attrs(agreement=float(np.max(abs(a - b) / abs(a))), multiplies=count)
 
 
-def ranking_pass(channels: int, cells: int, side: int, images: int = 256, few: int = 4,
+def ranking_pass(channels: int, cells: int, side: int, images: int = 256, few: int = 4, blocks: int = 2,
                  block: int | None = None, rounds: int = 3, rule="batch", device="cpu") -> xr.DataArray:
-    """Seconds per architecture of the space under ``rule``: ``plain`` on ``few`` of them, ``ours`` on a ``block``.
+    """Seconds per architecture of the space under ``rule``: plain on a ``few`` at random, ours on ``blocks`` of
+    neighbours.
 
     Ours evaluates equal networks once, and its seconds are shared by all architectures. Attribute ``agreement``: largest
-    relative difference of the losses of the few.
+    relative difference of losses; ``multiplies`` of ours.
     """
-    data = noise(side, images, device=device)
+    data, rng = noise(side, images, device=device), np.random.default_rng(0)
     net = trained(channels, cells, data)
     (x, y), (members, _) = data.halves()[1], ranking.representatives(NB201, rule)
-    start = len(members) // 2
-    archs = NB201.archs[members[start:start + (block or ranking.block_size(net, x, 256))]]
+    block = block or min(ranking.block_size(net, x, 256), 8 if channels * side**2 > LARGE else 128)
+    starts = rng.choice(len(members) - block, blocks)
+    archs = [NB201.archs[members[k:k + block]] for k in starts]
     calibration = data.halves()[0][0] if rule == "recalibrate" else None
-    slow = _plain(net)
-    sides = {"plain": lambda: ranking.one_by_one(slow, archs[:few], x, y, rule, 256, calibration),
-             "ours": lambda: ranking.accuracy(net, archs, x, y, rule, calibration=calibration)}
-    a, b = sides["plain"]()[1], sides["ours"]()[1][:few]
-    share = {"plain": 1 / few, "ours": len(members) / len(NB201) / len(archs)}
+    slow = {name: shown(copy.deepcopy(net), name) for name in ("plain", "relaid")}
+    some = NB201.archs[rng.integers(len(NB201), size=few)]
+
+    def loop(name):
+        return lambda: ranking.one_by_one(slow[name], some, x, y, rule, 256, calibration)[1]
+
+    def engine(precision):
+        return lambda: np.stack([ranking.accuracy(net, a, x, y, rule, calibration=calibration, precision=precision)[1] for a in archs])
+
+    sides = {"plain": loop("plain"), "relaid": loop("relaid"), "ours": engine("float32"), "bfloat16": engine("bfloat16")}
+    sides = {name: sides[name] for name in sides_of(channels, side)}
+    a, b = sides["plain"](), ranking.accuracy(net, some, x, y, rule, calibration=calibration)[1]
+    share = {name: 1 / few if name in slow else len(members) / len(NB201) / block / blocks for name in sides}
     seconds = paired(sides, rounds, device) * xr.DataArray(list(share.values()), {"side": list(share)})
-    return seconds.assign_attrs(agreement=float(np.max(abs(a - b) / abs(a))))
+    count = proxies.size(net, NB201.archs[members], (3, side, side))[1].sum() * (len(x) + len(x) * (rule == "recalibrate")) / len(NB201)
+    return seconds.assign_attrs(agreement=float(np.max(abs(a - b) / abs(a))), multiplies=float(count))
 
 
 def selection(channels: int, cells: int, side: int, candidates: int = 100, images: int = 256, batch: int = 64,
               rounds: int = 3, device="cpu") -> xr.DataArray:
-    """Seconds for valid, synflow and jacob_cov of ``candidates``: ``plain`` and ``ours``."""
+    """Seconds for valid, synflow and jacob_cov of ``candidates``: as published, with channels last, and ours."""
     data = noise(side, images, device=device)
     net, rng = trained(channels, cells, data), np.random.default_rng(0)
     archs = NB201.archs[rng.integers(len(NB201), size=candidates)]
     (x, y), (xv, yv) = data.halves()
-    names, slow = ("synflow", "jacob_cov"), _plain(net)
+    names = ("synflow", "jacob_cov")
 
-    def plain():
-        ranking.one_by_one(slow, archs, xv, yv, "batch", 256, None)
-        return [proxies.score(slow, arch, x[:batch], y[:batch], names) for arch in archs]
+    def plain(name):
+        slow = shown(copy.deepcopy(net), name)
+        return lambda: [ranking.one_by_one(slow, archs, xv, yv, "batch", 256, None),
+                        [proxies.score(slow, arch, x[:batch], y[:batch], [n]) for arch in archs for n in names]]
 
     def ours():
         ranking.accuracy(net, archs, xv, yv, "batch")
         scorer = proxies.Scorer(net, names, training=True)
         return [scorer(arch, x[:batch], y[:batch]) for arch in archs]
 
-    return paired({"plain": plain, "ours": ours}, rounds, device)
+    return paired({"plain": plain("plain"), "relaid": plain("relaid"), "ours": ours}, rounds, device)
+
+
+def precisions(data: Data, channels: int, cells: int, steps: int, sample: int, images: int, rule="batch",
+               seed: int = 0) -> xr.Dataset:
+    """``score`` and ``loss (precision, arch)`` of ``sample`` different networks at random, under weights that ``rsps`` has
+    trained for ``steps`` steps of 64 images at a rate of 0.1."""
+    run = Run(methods.stage1("rsps"), NB201, data, Budget(channels=channels, cells=cells, lr=0.1), seed, None)
+    x, y = data.halves()[0]
+    for _ in range(steps):
+        rows = torch.randint(len(y), (64,), generator=run.choices).to(y.device)
+        run.net.train()
+        run.weight_step(x[rows], y[rows], 0.0)
+    ids = np.random.default_rng(seed).choice(ranking.representatives(NB201, rule)[0], sample, replace=False)
+    xv, yv = data.fixed("valid half", first=images)
+    calibration = data.fixed("train half", first=images)[0] if rule == "recalibrate" else None
+    found = [ranking.accuracy(run.net, NB201.archs[ids], xv, yv, rule, calibration=calibration, precision=p) for p in PRECISIONS]
+    score, loss = np.swapaxes(found, 0, 1)
+    return xr.Dataset({"score": (("precision", "arch"), score), "loss": (("precision", "arch"), loss)},
+                      {"precision": list(PRECISIONS), "arch": NB201.strings[ids]},
+                      {"data": data.name, "channels": channels, "cells": cells, "steps": steps, "images": images, "rule": rule})
 
 
 def attainable(channels: int, cells: int, side: int, batch: int = 64, rounds: int = 5, device="cpu") -> float:
@@ -161,12 +221,6 @@ def attainable(channels: int, cells: int, side: int, batch: int = 64, rounds: in
 
     with torch.no_grad():
         return count / float(paired({"convolutions": run}, rounds, device).median())
-
-
-def _plain(net: Supernet) -> Supernet:
-    net = copy.deepcopy(net)
-    net.compiled = net.fuse = False
-    return net
 
 
 def trained(channels, cells, data) -> Supernet:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas_lib.ops import Reduction, ReLUConvBN
+from nas_lib.ops import AveragePool, Reduction, ReLUConvBN
 from nas_lib.supernet import Cell, Supernet
 
 PIECE = 2**21       # bytes of a piece of the first map
@@ -116,7 +116,7 @@ class _Straight:
 
     def give(self, k: int) -> Tensor:
         v = self.pieces[k]
-        return _averaged(v) if isinstance(self.op, nn.AvgPool2d) and _compiled(v) else self.op(v)
+        return _averaged(v) if isinstance(self.op, AveragePool) and _compiled(v) else self.op(v)
 
 
 def _stem(stem: nn.Sequential, images: Tensor, norms: _Norms) -> list[Tensor]:

@@ -78,8 +78,8 @@ def counted(net: Supernet, images: int, w, backward: bool, weights: bool = True,
     return np.array([flops.get_total_flops(), traffic.bytes, traffic.kernels], dtype=float)
 
 
-def units(channels: int, cells: int, batch: int) -> dict[str, np.ndarray]:
-    """What a unit of each kind of work costs on a batch of images of side 32: ``[flops, bytes, kernels]``.
+def units(channels: int, cells: int, batch: int, side: int = 32) -> dict[str, np.ndarray]:
+    """What a unit of each kind of work costs on a batch of images of a ``side``: ``[flops, bytes, kernels]``.
 
     A step of the weights or of alpha with all operations mixed, or with one sampled per edge; a forward pass of the mixture
     (``trial``) and of an architecture (``cell``). Architectures: the mean over those with one operation on all edges, which
@@ -90,10 +90,10 @@ def units(channels: int, cells: int, batch: int) -> dict[str, np.ndarray]:
     mixture = torch.full((len(NB201.edges), len(NB201.ops)), 1 / len(NB201.ops))
 
     def mean(backward):
-        return np.mean([counted(net, batch, torch.full(mixture.shape[:1], o), backward) for o in range(len(NB201.ops))], 0)
+        return np.mean([counted(net, batch, torch.full(mixture.shape[:1], o), backward, side=side) for o in range(len(NB201.ops))], 0)
 
-    return {"weights": counted(net, batch, mixture, True), "alpha": counted(net, batch, mixture, True, weights=False),
-            "sampled": mean(True), "trial": counted(net, batch, mixture, False), "cell": mean(False)}
+    return {"weights": counted(net, batch, mixture, True, side=side), "alpha": counted(net, batch, mixture, True, weights=False, side=side),
+            "sampled": mean(True), "trial": counted(net, batch, mixture, False, side=side), "cell": mean(False)}
 
 
 def work(campaign: dict) -> pd.DataFrame:

@@ -22,14 +22,13 @@ from tqdm.auto import tqdm
 from nas_lib import pieces
 from nas_lib.checkpoint import Checkpoint
 from nas_lib.layers import Layers
-from nas_lib.ops import Reduction, ReLUConvBN, computing, draw_from
+from nas_lib.ops import LARGE, Reduction, ReLUConvBN, computing, draw_from
 from nas_lib.protocol import BN_RULES
 from nas_lib.scores import asked, fitting, note, numbers, telling
 from nas_lib.supernet import Cell, Supernet
 
 CALIBRATION = 1280  # images of the training half by which "recalibrate" sets the statistics: 20 batches of 64
 MAP = 2**28         # bytes
-LARGE = 2048        # values C x H x W of a first map beyond which architectures are evaluated one after another
 
 
 def _rows(x: Tensor, rows: np.ndarray) -> Tensor:
@@ -140,7 +139,7 @@ def _features(net: Supernet, archs: np.ndarray, images: Tensor, layers: Layers) 
         momentum = 0 if layers.rule in ("stored", "running") else 1 / layers.passes
         features, layers.rest = compiled_ranking.features(net, archs, images, momentum, layers.rest)
         return features, None
-    if net.stem[0].out_channels * images.shape[-2] * images.shape[-1] > LARGE:
+    if net.stem[0].out_channels * images.shape[-2] * images.shape[-1] > LARGE:      # one architecture after another
         layers.rest = layers.rest or [{} for _ in archs]
         return pieces.features(net, archs, images, layers.rule, layers.passes, layers.rest), None
     owner = np.zeros(len(archs), dtype=np.int64) if images.ndim == 4 else np.arange(len(archs))

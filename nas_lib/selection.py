@@ -83,17 +83,18 @@ def learned(trained: Trained) -> bool:
     return trained.probs is not None and not bool((trained.probs == trained.probs[:, :1]).all())
 
 
-def valid_accuracy(trained: Trained, archs: np.ndarray, data: Data, matrices: dict | None = None) -> np.ndarray:
+def valid_accuracy(trained: Trained, archs: np.ndarray, data: Data, matrices: dict | None = None,
+                   precision="float32") -> np.ndarray:
     """Accuracy in percent of ``archs [n, edge]`` on the validation half under the shared weights, ``[n]``.
 
     Every architecture sees the same fixed images; its batch-norm statistics are re-estimated for it on 20 batches of
-    the training half, or follow another rule of the protocol (``valid_bn``). ``matrices`` as in
-    ``ranking.accuracy``.
+    the training half, or follow another rule of the protocol (``valid_bn``). ``matrices`` and
+    ``precision`` as in ``ranking.accuracy``.
     """
     x, y = data.fixed("valid half")
     rule = trained.protocol.valid_bn
     calibration = data.fixed("train half", first=CALIBRATION)[0] if rule == "recalibrate" else None
-    return accuracy(trained.supernet, archs, x, y, rule, calibration=calibration, matrices=matrices)[0]
+    return accuracy(trained.supernet, archs, x, y, rule, calibration=calibration, matrices=matrices, precision=precision)[0]
 
 
 def measure(trained: Trained, archs: np.ndarray, data: Data, seed: int, names: Iterable[str],

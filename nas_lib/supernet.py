@@ -92,6 +92,7 @@ class Supernet(nn.Module):
         self.partial = partial
         self.auxiliary = False          # an auxiliary skip is one of the operations here
         self.fuse = True                # mix operations together where that is the same: see Cell
+        self.layout = torch.channels_last       # of all feature maps
         self.compiled = True            # and where ``compiled.applies``, the whole at once; no second derivative
         self.stem = stem(in_channels, channels)
         self.cells = nn.ModuleList()
@@ -102,7 +103,7 @@ class Supernet(nn.Module):
             self.cells.extend(Cell(space, width // partial) for _ in range(cells))
         self.lastact = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU())
         self.classifier = nn.Linear(width, classes)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=self.layout)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """Logits ``[B, classes]`` of images ``x [B, C, H, W]``; ``w`` may lie on another device, best on the CPU.
@@ -134,7 +135,7 @@ class Supernet(nn.Module):
             return self.classifier(fast.features(self, x, w))
         together = self.training and self.fuse and self.partial == 1 and w.is_floating_point() and all(map(all, active))
         statistics: list = []
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        x = self.stem(x.contiguous(memory_format=self.layout))
         for cell in self.cells:
             if not isinstance(cell, Cell):
                 x = cell(x)

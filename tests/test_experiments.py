@@ -39,6 +39,7 @@ def never(monkeypatch):
     ({"space": "s5"}, ParameterError, "there are nb201, s0, s1"),
     ({"space": "s1"}, ParameterError, "s1 needs 3, a normal cell and two reduction cells"),
     ({"space": "s1", "cells": 3, "method": "rsps+"}, ParameterError, "there is no table of s1"),
+    ({"precision": "half"}, ParameterError, "precision = 'half': it can be float32, bfloat16"),
     ({"partial": 0}, ParameterError, "partial = 0: it must be from 1 to"),
 ])
 def test_wrong_setup(never, tmp_path, wrong, error, says):
@@ -57,6 +58,12 @@ def test_wrong_ranking(never, tmp_path, images):
 def test_wrong_parts(never, tmp_path, wrong, says):
     with pytest.raises(ParameterError, match=says):
         stage1(Setup(protocol="paper", cache=str(tmp_path), **TINY), tmp_path / "1.nc", **wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"top": 0}, {"top": True}, {"precision": "half"}, {"correct": 1}, {"images": 3}])
+def test_wrong_scoring(never, tmp_path, wrong):
+    with pytest.raises(ParameterError, match="scoring: .* it can have precision"):
+        stage1(Setup(cache=str(tmp_path), **TINY), tmp_path / "1.nc", scoring=wrong)
 
 
 def test_wrong_selection(never, tmp_path):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 import tiny
 from nas_lib import methods, proxies
+from nas_lib.ops import AveragePool
 from nas_lib.spaces import NB201
 from nas_lib.supernet import Cell, Supernet
 
@@ -284,3 +285,18 @@ def test_widening_copies_channels():
         net.widen(3)
     with pytest.raises(ValueError, match="one 3-th of 4 channels"):
         Supernet(NB201, 4, 1, partial=3)
+
+
+@pytest.mark.parametrize("dtype, close", [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_pooling_of_large_maps(dtype, close):
+    pool, plain = AveragePool(), torch.nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+    x = torch.randn(2, 16, 16, 19, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    results = []
+    for layer, at in ((pool, x.contiguous(memory_format=torch.channels_last)), (plain, x.clone())):
+        at = at.requires_grad_()
+        out = layer(at)
+        (slope,) = torch.autograd.grad(out.sin().sum(), at)
+        results.append((out.detach(), slope))
+    for own, known in zip(*results, strict=True):
+        torch.testing.assert_close(own, known, rtol=close, atol=close)
+    assert dtype == torch.float64 or not torch.equal(results[0][0], results[1][0])      # it is another way

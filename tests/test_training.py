@@ -504,3 +504,12 @@ def test_the_optimizers_are_those_of_torch(name, options):
         found.append((w.detach(), descent.state_dict()))
     tiny.same(found[0][0], found[1][0])
     tiny.same(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("name", ["darts", "rsps"])
+def test_bfloat16_is_close_recorded_and_not_the_default(name):
+    full, half = (run(name, budget=dataclasses.replace(tiny.BUDGET, precision=p)) for p in ("float32", "bfloat16"))
+    assert "precision" not in full.config["budget"] and half.config["budget"]["precision"] == "bfloat16"
+    assert all(p.dtype == torch.float32 for p in half.supernet.parameters())
+    a, b = (t.history["train_loss"] for t in (full, half))
+    assert 1e-6 < np.abs(a - b).max() < 0.3 and b[-1] < b[0]

@@ -7,5 +7,6 @@ of the training half, since the stored ones belong to the mixture of all archite
 from nas_lib.selection import valid_accuracy
 
 
-def score(trained, archs, data, seed):
-    return valid_accuracy(trained, archs, data)
+def score(trained, archs, data, seed, precision="float32"):
+    """``precision`` of the convolutions: or "bfloat16"."""
+    return valid_accuracy(trained, archs, data, precision=precision)

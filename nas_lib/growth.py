@@ -1,0 +1,67 @@
+"""How the cost of the engine grows with the size of the problem, and how much memory it takes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+from collections.abc import Callable
+
+import torch
+import xarray as xr
+
+from nas_lib import methods, performance, ranking
+from nas_lib.spaces import NB201
+from nas_lib.steps import Run
+from nas_lib.training import Budget
+
+BASE = {"channels": 8, "cells": 1, "side": 16, "batch": 64, "images": 256}
+AXES = {"channels": (4, 8, 16, 32), "cells": (1, 3, 5), "side": (8, 16, 32), "batch": (16, 64, 256), "images": (64, 256, 1024)}
+WORKS = {"step of darts": "images", "ranking, per cell": "batch"}       # and the size that does not matter to it
+NEIGHBOURS = 8                                                          # that are ranked together
+
+
+def growth(rounds: int = 3, axes: dict | None = None, base: dict | None = None) -> xr.Dataset:
+    """Seconds of ours as one size after another differs from ``base``: ``seconds (point, work, round)`` with coordinates
+    ``axis`` and ``value``; NaN where it does not matter to the work."""
+    base, rows, points = BASE | (base or {}), [], []
+    for axis, values in (axes or AXES).items():
+        for value in values:
+            jobs = {w: job(w, "ours", base | {axis: value}) for w, idle in WORKS.items() if idle != axis}
+            timed = performance.paired(jobs, rounds) / xr.DataArray([1, NEIGHBOURS], {"side": list(WORKS)})
+            rows.append(timed.rename(side="work").reindex(work=list(WORKS)))
+            points.append((axis, value))
+    axis, value = zip(*points, strict=True)
+    return xr.Dataset({"seconds": xr.concat(rows, "point")}, {"axis": ("point", list(axis)), "value": ("point", list(value))},
+                      {"base": ", ".join(f"{v} {k}" for k, v in base.items())})
+
+
+def job(work: str, side: str, size: dict) -> Callable[[], object]:
+    """One step of DARTS, or the ranking of neighbours, of a ``size`` like ``BASE``; ``side`` as in ``performance``."""
+    channels, cells, batch, images = (size[k] for k in ("channels", "cells", "batch", "images"))
+    data = performance.noise(size["side"], batch if "step" in work else images)
+    (x, y), (xv, yv) = data.halves()
+    if "step" in work:
+        run = Run(methods.stage1("darts"), NB201, data, Budget(channels=channels, cells=cells, batch=batch), 0, None)
+        performance.shown(run.net, side).train()
+        return lambda: (run.architecture_step(xv, yv, 0.0), run.weight_step(x, y, 0.0))
+    net = performance.shown(performance.trained(channels, cells, data), side)
+    members = ranking.representatives(NB201, "batch")[0]
+    archs = NB201.archs[members[len(members) // 2:][:NEIGHBOURS]]
+    if side == "ours":
+        return lambda: ranking.accuracy(net, archs, xv, yv)
+    return lambda: ranking.one_by_one(net, archs, xv, yv, "batch", 256, None)
+
+
+def memory(size: dict, sides=("plain", "ours")) -> xr.DataArray:
+    """Peak memory in bytes ``(work, side)``, above that of a process that has loaded the library; each in its own process."""
+    started = multiprocessing.get_context("spawn")
+    with started.Pool(1, maxtasksperchild=1) as pool:
+        found = [[pool.apply(_peak, (work, side, size)) for side in sides] for work in WORKS]
+    return xr.DataArray(found, {"work": list(WORKS), "side": list(sides)}, name="memory")
+
+
+def _peak(work: str, side: str, size: dict) -> int:
+    torch.set_num_threads(1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    job(work, side, size)()
+    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
