@@ -241,8 +241,9 @@ def _tail(bn: nn.BatchNorm2d, x: list[Tensor], norms: _Norms) -> Tensor:
 
 def _rectified(x: Tensor) -> Tensor:
     """ReLU, in the type that autocast computes with: convolutions of one input do not cast it each."""
-    device = x.device.type
-    return x.relu().to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x.relu()
+    kind = x.device.type
+    cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return x.relu().to(torch.get_autocast_dtype(kind)) if cast else x.relu()
 
 
 def _rows(x: Tensor) -> Tensor:
