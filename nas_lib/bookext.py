@@ -167,10 +167,15 @@ def prepare(app, docname, source) -> None:
 
 
 def _offer(app, page, cell, output) -> dict:
-    """Label of a cell's table, and links to the files of its output; pages of runs are neither labelled nor numbered."""
+    """Label of a cell's table, and links to the files of its output.
+
+    Pages of runs are neither labelled nor numbered, and their many charts are offered as PNG only: drawing them anew as SVG
+    and PDF would take most of the time of a build.
+    """
+    result = str(page.parent) != RUNS
     label = cell["metadata"].get("mystnb", {}).get("figure", {}).get("name") or cell.get("id")
-    files = takeaway.files(output.get("data", {}), label)
-    return {"label": label if str(page.parent) != RUNS else None,
+    files = takeaway.files(output.get("data", {}), label, vector=result)
+    return {"label": label if result else None,
             "files": {kind: _put(app, page, f"{page.name}/{label}.{kind}", content) for kind, content in files.items()}}
 
 

@@ -122,24 +122,24 @@ def as_latex(table: Table, label: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def chart_files(spec: dict, png: str) -> dict[str, bytes]:
-    """A chart as the contents of an SVG, a PNG (``png``, base64, as its run stored it) and a PDF.
+def chart_files(spec: dict, png: str, vector: bool = True) -> dict[str, bytes]:
+    """A chart as the contents of an SVG, a PNG (``png``, base64, as its run stored it) and a PDF; without ``vector`` as a PNG.
 
     One that is drawn on a canvas has too many marks for the other two, of up to 10 MB.
     """
     import vl_convert
 
-    if spec.get("usermeta", {}).get("embedOptions", {}).get("renderer") == "canvas":
+    if not vector or spec.get("usermeta", {}).get("embedOptions", {}).get("renderer") == "canvas":
         return {"png": base64.b64decode(png)}
     svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
     return {"svg": svg.encode("utf8"), "png": base64.b64decode(png), "pdf": vl_convert.svg_to_pdf(svg)}
 
 
-def files(data: dict, label: str) -> dict[str, bytes]:
+def files(data: dict, label: str, vector: bool = True) -> dict[str, bytes]:
     """What an output's MIME bundle ``data`` gives, by file ending; nothing if it is neither chart nor table."""
     if MIME in data:
         spec = data[MIME]
-        return chart_files(json.loads(spec) if isinstance(spec, str) else spec, "".join(data["image/png"]))
+        return chart_files(json.loads(spec) if isinstance(spec, str) else spec, "".join(data["image/png"]), vector)
     table = read_table("".join(data.get("text/html", "")))
     return {"csv": as_csv(table).encode("utf8"), "tex": as_latex(table, label).encode("utf8")} if table else {}
 

@@ -103,7 +103,7 @@ class Page:
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 30):
+    def wait(self, condition: str, seconds: float = 120):
         """Until an expression is true."""
         end = time.monotonic() + seconds
         while not self.run(condition):

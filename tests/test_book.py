@@ -162,6 +162,20 @@ def test_search_works_without_a_network(book, tmp_path):
 
 
 @needs_browser
+def test_buttons_have_names_and_what_scrolls_can_be_reached(book, tmp_path):
+    with Browser(tmp_path) as browser:
+        page = browser.open((book / "index.html").as_uri(), 390)
+        page.wait(SETTLED)
+        assert page.run("[...document.querySelectorAll('summary')].every((s) => s.getAttribute('aria-label'))")
+        page.run("document.body.insertAdjacentHTML('beforeend', '<div class=nas-math id=wide><p style=\"width: 3000px\">x</p></div>')")
+        page.size(400, 800)
+        page.wait("document.getElementById('wide').tabIndex === 0")
+        page.run("document.getElementById('wide').firstChild.style.width = '10px'")
+        page.size(410, 800)
+        page.wait("document.getElementById('wide').tabIndex === -1")
+
+
+@needs_browser
 @needs_axe
 def test_no_serious_barrier(book, tmp_path):
     assert not barriers(pages(book), tmp_path)
