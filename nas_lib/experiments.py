@@ -16,14 +16,14 @@ import numpy as np
 import torch
 import xarray as xr
 
-from nas_lib import benchmark, data, devices, methods, results
+from nas_lib import benchmark, data, devices, methods, outcomes, results
 from nas_lib.charts import default_mode
 from nas_lib.final import Recipe as FinalRecipe
 from nas_lib.final import cells_of, choice_of, recipe_of, train_final
 from nas_lib.parameters import ParameterError, Setup, check_parameters, check_scoring, check_seeds, short  # noqa: F401
 from nas_lib.proxies import network_size
 from nas_lib.ranking import CALIBRATION, joined, rank
-from nas_lib.selection import NotApplicable, learned
+from nas_lib.selection import NotApplicable
 from nas_lib.spaces import NB201
 from nas_lib.standalone import Recipe, train_shard
 from nas_lib.sweep import published
@@ -58,14 +58,15 @@ def stage1(setup: Setup, out, images: int | None = None, views: int = 1, part: i
     if len(y) != images:
         raise ParameterError(f"images = {images}: {views} views have {len(job.data.fixed('valid half', views)[1])} images")
     trained = job.train()
-    run, attrs = _law(trained), {}
+    run, attrs = outcomes.law(trained), {}
     if images:
         begun = time.perf_counter()
         scores = job.rank(trained, x, y, views, part, parts, scoring)
         if part < 0:
             run, attrs = run.merge(scores), scores.attrs
         run["rank_seconds"] = time.perf_counter() - begun
-    return job.signed(run, started, **attrs)
+    asked = {"images": images, "views": views, "scoring": scoring}
+    return job.signed(run, started, trained, job.truth, 1, asked, **attrs)
 
 
 def stage2(setup: Setup, out, select=("prune", "valid", "synflow", "jacob_cov", "perturb"), candidates: int = 100,
@@ -104,7 +105,8 @@ def stage2(setup: Setup, out, select=("prune", "valid", "synflow", "jacob_cov", 
         except NotApplicable as reason:
             print(f"{name} does not apply: {reason}")
             choices[name], reasons[name] = None, str(reason)
-    return job.signed(_chosen(choices, drawn, truth), started, not_applicable=reasons)
+    asked = {"select": list(select), "candidates": candidates, "settings": settings}
+    return job.signed(outcomes.chosen(choices, drawn, truth), started, trained, truth, 2, asked, not_applicable=reasons)
 
 
 def shard(number: int, of: int, seeds, out, setup: Setup, recipe: dict) -> xr.Dataset:
@@ -213,8 +215,8 @@ class _Job:
         return joined([rank(trained.supernet, x, y, rules.rank_bn, calibration=calibration, folder=folder, part=k, parts=parts,
                             progress=self.progress, **scoring) for k in (range(parts) if part < 0 else [part])])
 
-    def signed(self, run: xr.Dataset, started: float, **attrs) -> xr.Dataset:
-        """The result with the names and the origin that every run carries."""
+    def signed(self, run: xr.Dataset, started: float, trained: Trained, truth, stage: int, asked: dict, **attrs) -> xr.Dataset:
+        """The result with the names and the origin that every run carries, and what was ``asked``, so that it can be again."""
         s, paper, apart = self.setup, PUBLISHED[self.space.name], self.space.enumerable
         scale = (f"Supernets of {_many(s.channels, 'channel')} and {_many(s.cells, 'cell')}{' per stage' if apart else ''} "
                  f"(published runs: {paper.channels} and {paper.cells}).")
@@ -224,6 +226,7 @@ class _Job:
         flags = f" with {', '.join(f'{k}={v}' for k, v in s.flags.items())}" if s.flags else ""
         return run.assign_coords(dataset=s.dataset, stage1=s.name, seed=s.seed).assign_attrs(
             scale=scale, training=training, protocol=s.protocol + flags, config=self.config, **attrs,
+            asked={"stage": stage, "setup": asdict(s) | {"cache": ""}} | asked, inputs=outcomes.inputs(self.data, trained, truth),
             provenance=results.provenance(started, s.device))
 
 
@@ -247,43 +250,6 @@ def _prepare(setup: Setup, out) -> data.Data:
     except RuntimeError as error:
         raise ParameterError(f"device {setup.device!r:.200}: {str(error).splitlines()[0]:.200}; 'cpu' always works, 'cuda' with "
                              "a GPU that PyTorch knows") from None
-
-
-def _law(trained: Trained) -> xr.Dataset:
-    """What Stage 1 hands over, with its history; ``genotype`` is what ``prune`` takes where Stage 2 must give texts."""
-    space = trained.space
-    history = {k: np.asarray(v) for k, v in trained.history.items()}
-    dims = {1: ("epoch",), 3: ("epoch", "edge", "op")}
-    law = {k: (dims[v.ndim], v) for k, v in history.items()}
-    if trained.probs is not None:
-        law["probs"] = ("edge", "op"), trained.probs.numpy()
-    places = {"edge": [f"{t}<-{s}" for t, s in space.edges], "op": list(space.ops),
-              "epoch": np.arange(len(history.get("train_loss", ())))}
-    if space.enumerable:
-        law, places = {"log_prob": ("arch", trained.log_prob), **law}, {"arch": space.strings, **places}
-    else:
-        columns = "op" if trained.alpha.shape[1] == len(space.ops) else "logit"
-        law |= {"log_prob": (("edge", "op"), trained.log_prob), "alpha": (("edge", columns), trained.alpha.numpy())}
-    run = xr.Dataset(law | {"train_seconds": trained.seconds}, coords=places)
-    if space.enumerable or not learned(trained):
-        return run
-    return run.assign_attrs(genotype=space.name_of(space.strongest(trained.probs)))
-
-
-def _chosen(choices: dict, drawn: np.ndarray, truth: np.ndarray | None) -> xr.Dataset:
-    """Choices and scores of all methods, joined with the true accuracies if known; None is NaN throughout, or no text."""
-    def each(value, missing=np.nan):
-        return "stage2", [missing if c is None else value(c) for c in choices.values()]
-
-    blank = np.full(len(drawn), np.nan)
-    scores = [blank if c is None or c.scores is None else c.scores for c in choices.values()]
-    run = xr.Dataset(
-        {"choice": each(lambda c: c.arch, np.nan if drawn.dtype.kind == "i" else ""), "ties": each(lambda c: c.ties),
-         "seconds": each(lambda c: c.seconds), "candidate_score": (("stage2", "candidate"), np.stack(scores)),
-         "candidates": ("candidate", drawn)}, coords={"stage2": list(choices)})
-    if truth is None:
-        return run
-    return run.assign(accuracy=each(lambda c: truth[c.arch]), candidate_accuracy=("candidate", truth[drawn]))
 
 
 def _many(n: int, thing: str) -> str:

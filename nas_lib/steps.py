@@ -82,7 +82,7 @@ class Run:
             seen.append(loss)
         mean, right = (total / len(y)).tolist()
         if not math.isfinite(mean):
-            self.diverged = int((~torch.stack(seen).isfinite()).nonzero()[0])
+            self.diverged = int(torch.stack(seen).isfinite().int().argmin())
         self._record(train_loss=mean, train_accuracy=100 * right, valid_accuracy=self._validate(at))
         self.epoch += 1
         self.seconds += clock.seconds()

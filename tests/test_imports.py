@@ -17,7 +17,7 @@ LEVELS = {
     2: "fused supernet networks checkpoint jit smallnets kernels tiles convolution program compiled compiled_ranking scores",
     3: "training sweep steps unrolled layers pieces ranking proxies standalone selection final",
     4: "stage1 stage2 methods",
-    5: "evaluate experiments performance growth plan audit method_pages completeness",
+    5: "evaluate experiments performance growth plan audit method_pages completeness outcomes verify",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
 
