@@ -1,15 +1,17 @@
-"""How the cost of the engine grows with the size of the problem, and how much memory it takes."""
+"""How the cost of the engine grows with the size of the problem, how much memory it takes, and what images cost."""
 
 from __future__ import annotations
 
 import multiprocessing
 import resource
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import xarray as xr
 
 from nas_lib import methods, performance, ranking
+from nas_lib.augment import Augment
 from nas_lib.spaces import NB201
 from nas_lib.steps import Run
 from nas_lib.training import Budget
@@ -50,6 +52,23 @@ def job(work: str, side: str, size: dict) -> Callable[[], object]:
     if side == "ours":
         return lambda: ranking.accuracy(net, archs, xv, yv)
     return lambda: ranking.one_by_one(net, archs, xv, yv, "batch", 256, None)
+
+
+def augmentation(shapes, batch: int = 64, rounds: int = 20) -> xr.Dataset:
+    """Seconds of cropping, flipping and normalising a batch, and of a step that takes two such batches or one: ``seconds
+    (shape, work)``, medians; shapes (channels, cells, side)."""
+    rows = []
+    for channels, cells, side in shapes:
+        x = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        augment = Augment(torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.25), pad=side // 8, flip=True, cutout=0)
+        generator = torch.Generator().manual_seed(0)
+        timed = performance.paired({"a batch of images": partial(augment, x, generator)}, rounds).median("round")
+        steps = [performance.training_step(m, channels, cells, side, batch, 5).sel(side=["ours"]).median("round").drop_attrs()
+                 for m in ("darts", "rsps")]
+        names = ["a batch of images", "step of darts", "step of rsps"]
+        rows.append(xr.concat([timed.rename(side="work"), *(s.rename(side="work") for s in steps)], "work").assign_coords(work=names))
+    shape = [f"C={c}, N={n}, {s} x {s}" for c, n, s in shapes]
+    return xr.Dataset({"seconds": xr.concat(rows, xr.Variable("shape", shape))})
 
 
 def memory(size: dict, sides=("plain", "ours")) -> xr.DataArray:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nas_lib import performance
+from nas_lib import growth, performance
 
 
 def test_sides_take_turns():
@@ -29,3 +29,8 @@ def test_scores_are_the_same_either_way(rule):
 def test_the_other_timings_run():
     assert performance.selection(2, 1, 6, candidates=2, images=8, batch=8, rounds=1).shape == (3, 1)
     assert performance.attainable(2, 1, 8, batch=4, rounds=1) > 0
+
+
+def test_images_are_timed_beside_steps():
+    seconds = growth.augmentation([(2, 1, 8)], batch=8, rounds=2).seconds
+    assert seconds.dims == ("shape", "work") and seconds.shape == (1, 3) and (seconds > 0).all()
