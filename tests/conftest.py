@@ -14,6 +14,7 @@ SEEDS = [0, 1, 2]
 def pytest_addoption(parser):
     parser.addoption("--method", action="append", default=[], metavar="FILE.py",
                      help="a Stage-1 or Stage-2 method of your own, tested like the built-in ones")
+    parser.addoption("--online", action="store_true", help="ask the package registry for known vulnerabilities")
 
 
 @pytest.fixture(autouse=True)
