@@ -38,7 +38,7 @@ class Browser:
             assert time.monotonic() < end and self.process.poll() is None, "Chromium did not start"
             time.sleep(0.05)
         port, path = said.read_text().splitlines()
-        self.socket = websocket.create_connection(f"ws://127.0.0.1:{port}{path}", timeout=60)
+        self.socket = websocket.create_connection(f"ws://127.0.0.1:{port}{path}", timeout=180)
         self.sent, self.pages = 0, {}
         return self
 
