@@ -31,6 +31,7 @@ import numpy as np
 import psutil
 import xarray as xr
 import yaml
+from tqdm.auto import tqdm
 
 import tiny
 from nas_lib import checkpoint, final, methods, results
@@ -49,6 +50,7 @@ NOBODY = 65534
 
 def works() -> dict:
     """Long work, made short: name -> function of a folder, in which it keeps its state and leaves ``result.nc``."""
+    tqdm.monitor_interval = 0       # no thread beside this one, whose locks a forked child would find taken for ever
     data, b = tiny.data(), replace(tiny.BUDGET, epochs=8)
     learn = partial(train, "gdas", methods.stage1("gdas"), tiny.SPACE, data, b, 0, progress=False)
     trained, perturb = learn(), methods.stage2("perturb", epochs=6)
