@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import pickle
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -191,7 +192,9 @@ def subjects(home: Path) -> list[Subject]:
     import fuzz_files
     import fuzz_states
 
-    tqdm.monitor_interval = 0       # no thread beside this one, whose locks a forked child would find taken for ever
+    # What is forked from here must share no lock: a killed child would keep it for ever.
+    tqdm.monitor_interval = 0
+    tqdm.set_lock(threading.RLock())
     makers = (fuzz_states.states, fuzz_states.published, fuzz_states.runs, fuzz_states.parameters, fuzz_files.tables,
               fuzz_files.images, fuzz_files.pictures)
     return [s for make in makers for s in make(home)]
