@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from contextlib import suppress
@@ -31,6 +32,7 @@ import numpy as np
 import psutil
 import xarray as xr
 import yaml
+from tqdm.auto import tqdm
 
 import tiny
 from nas_lib import checkpoint, final, methods, results
@@ -49,6 +51,9 @@ NOBODY = 65534
 
 def works() -> dict:
     """Long work, made short: name -> function of a folder, in which it keeps its state and leaves ``result.nc``."""
+    # What is forked from here must share no lock: a killed child would keep it for ever.
+    tqdm.monitor_interval = 0
+    tqdm.set_lock(threading.RLock())
     data, b = tiny.data(), replace(tiny.BUDGET, epochs=8)
     learn = partial(train, "gdas", methods.stage1("gdas"), tiny.SPACE, data, b, 0, progress=False)
     trained, perturb = learn(), methods.stage2("perturb", epochs=6)

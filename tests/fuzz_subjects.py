@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import pickle
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 TRICKS = ["../../planted", "/planted", "..", "", "a\x00b", "-rf", "a\nb", "x" * 3000, "~/planted", "con", "a/../../b", "é" * 90]
 WRONG = [None, True, -1, 0, 1 << 31, -(1 << 63), 1e300, float("nan"), "", "nonsense", b"\x00", [], {}, [[1], [2, 3]], {"a": {}}, 2.5]
@@ -190,6 +192,9 @@ def subjects(home: Path) -> list[Subject]:
     import fuzz_files
     import fuzz_states
 
+    # What is forked from here must share no lock: a killed child would keep it for ever.
+    tqdm.monitor_interval = 0
+    tqdm.set_lock(threading.RLock())
     makers = (fuzz_states.states, fuzz_states.published, fuzz_states.runs, fuzz_states.parameters, fuzz_files.tables,
               fuzz_files.images, fuzz_files.pictures)
     return [s for make in makers for s in make(home)]
