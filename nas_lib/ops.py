@@ -59,7 +59,7 @@ class AveragePool(nn.AvgPool2d):
         if (x.device.type != "cpu" or height * width < 256 or channels * height * width <= LARGE
                 or not x.is_contiguous(memory_format=torch.channels_last)):
             return super().forward(x)
-        sides = [F.avg_pool1d(torch.full((1, n), 3.0), 3, 1, 1)[0] for n in (height, width)]      # how many are inside
+        sides = [F.avg_pool1d(torch.full((1, n), 3.0, dtype=torch.float64), 3, 1, 1)[0] for n in (height, width)]      # how many are inside
         share = torch.outer(*sides).reciprocal().to(x.dtype)
         return F.conv2d(x, x.new_ones(channels, 1, 3, 3), padding=1, groups=channels) * share
 
