@@ -180,26 +180,35 @@ def _follow(norms, p: Program, weights, statistics):
     follow(*([v for v, on in zip(values, used, strict=True) if on] for values in (norms, mean, var)))
 
 
+class _Lease:
+    """The maps of one pass, which go back when nothing holds them any more: a graph may be walked twice."""
+
+    def __init__(self, p: Program):
+        self.program, self.maps = p, p.take()
+
+    def __del__(self):
+        self.program.free.append(self.maps)
+
+
 class _Features(torch.autograd.Function):
     @staticmethod
     def forward(ctx, p, code, statistics, weights, w, x, *parameters):
         theta, saved = p.vector(parameters, weights), np.zeros((2, p.channels), np.float32)
-        maps, pad = p.take(), p.work[0]
+        lease = _Lease(p)
+        maps, pad = lease.maps, p.work[0]
         maps[:p.images] = program.by_column(x.detach(), full(x.shape[1])).ravel()
         found = np.empty((p.width, p.batch), np.float32)
         program.forward(code, p.batch, maps, theta, *statistics, np.float32(1), saved, pad)
         kernels.features(maps, p.output, p.area, found)
-        if not p.recorded:
-            p.free.append(maps)
-        ctx.kept = p, code, weights, theta, maps, saved, w.shape, x.shape, parameters
+        ctx.kept = p, code, weights, theta, lease, saved, w.shape, x.shape, parameters
         return torch.from_numpy(found.T)
 
     @staticmethod
     def backward(ctx, df):
-        if torch.is_grad_enabled() or ctx.kept is None:
+        if torch.is_grad_enabled():
             raise RuntimeError("a compiled supernet can be differentiated once; set net.compiled = False for more")
-        p, code, weights, theta, maps, saved, w, x, parameters = ctx.kept
-        ctx.kept = None
+        p, code, weights, theta, lease, saved, w, x, parameters = ctx.kept
+        maps = lease.maps
         _, _, _, _, for_w, for_x, *for_parameters = ctx.needs_input_grad
         (pad, back, slopes), gradient = p.work, np.zeros_like(theta)
         slopes[:p.nodes] = 0
@@ -212,7 +221,6 @@ class _Features(torch.autograd.Function):
             dw = torch.from_numpy(dw.astype(np.float32))
         if for_x:
             dx = torch.from_numpy(slopes[:p.images]).view(-1, *x[2:], x[0]).movedim(-1, 0)[:, :x[1]].clone(memory_format=torch.contiguous_format)
-        p.free.append(maps)
         dp = _unflatten_dense_tensors(torch.from_numpy(gradient[p.flat[0]]), parameters)
         dp = [g if wanted and (slot < 0 or weights[slot] != 0) else None
               for g, slot, wanted in zip(dp, p.owners[0], for_parameters, strict=True)]
