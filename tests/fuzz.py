@@ -135,6 +135,7 @@ def campaign(files: int, seed: int, only: str = "", show=3) -> tuple[dict[str, C
         warnings.simplefilter("ignore")
         for s in subjects:      # unchanged, it is read; what is imported lazily is there for all
             s.read(s.write(Path(home) / f"whole-{s.name}".replace(" ", "-"), s.content))
+        before = resource.getrlimit(resource.RLIMIT_AS)
         _limit(4 * MEMORY)
         total = sum(s.share for s in subjects)
         for k, s in enumerate(subjects):
@@ -147,6 +148,7 @@ def campaign(files: int, seed: int, only: str = "", show=3) -> tuple[dict[str, C
                     faults.append(f"{s.name}, {how} {content[:300] if isinstance(content, bytes) else ''}: {outcome}\n{said[:300]}\n{said[300:][-900:]}")
                     if len(faults) <= show:
                         print(faults[-1], flush=True)
+        resource.setrlimit(resource.RLIMIT_AS, before)      # else what is started afterwards would have it, too
     return counts, faults
 
 
