@@ -61,6 +61,18 @@ def test_what_published_size_means():
     assert not case["final"]["recipe"] and not darts["final"]["recipe"] and case["settings"] == darts["settings"]
 
 
+@pytest.mark.parametrize("name", ["case-study-cpu", "darts-cpu"])
+def test_every_entry_of_the_book_is_there(name):
+    """Where alpha was fixed, prune has nothing to choose by; all else was run, trained or looked up."""
+    said = yaml.safe_load((CAMPAIGNS / f"{name}.yaml").read_text())
+    error = evaluate.test_errors(evaluate.load_summaries(name))
+    data = said["data"] if isinstance(said["data"], list) else [said["data"]]
+    assert error.sizes["space"] == len(data)
+    assert set(error.stage1.values) == set(said["stage1"]) and set(error.stage2.values) == set(said["stage2"])
+    empty = error.isnull().all("seed").to_series()
+    assert {(one, two) for _, one, two in empty[empty].index} <= {(m, "prune") for m in said.get("fixed", [])}
+
+
 @pytest.fixture(scope="module")
 def chosen(tmp_path_factory):
     """One real path at the smallest size: an untrained supernet of S2, two choices, and their final trainings."""
