@@ -1,10 +1,12 @@
 """The built book in a real browser without a network: every chart draws, the console stays empty."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import altair as alt
 import nbformat
@@ -64,6 +66,15 @@ def faults(pages: list[Path], folder: Path) -> list[str]:
         wrong += [f"{path.name}: no dark theme"] * (lit["ink"] is not None and lit["ink"] == dark["ink"])
         wrong += [f"{path.name}: {line}" for line in page["console"]]
     return wrong
+
+
+def dangling(book: Path) -> set[str]:
+    """Links of a built book to files of its own that are not there."""
+    found = set()
+    for page in pages(book):
+        links = {unquote(link.partition("#")[0].partition("?")[0]) for link in re.findall(r'(?:href|src)="([^"#:]+)"', page.read_text("utf8"))}
+        found |= {f"{page.name}: {link}" for link in links if link and not (page.parent / link).exists()}
+    return found
 
 
 def lost(book: Path, word: str, folder: Path) -> list[str]:
@@ -181,6 +192,11 @@ def test_no_serious_barrier(book, tmp_path):
     assert not barriers(pages(book), tmp_path)
 
 
+def test_check_sees_a_link_to_nothing(book, tmp_path):
+    (tmp_path / "a.html").write_text('<a href="a.html#x">here</a> <a href="https://nowhere.example/b.html">out</a> <a href="runs/b%20c.html">lost</a>')
+    assert dangling(tmp_path) == {"a.html: runs/b c.html"} and not dangling(book)
+
+
 @needs_browser
 def test_check_sees_a_broken_page(book, tmp_path):
     broken = tmp_path / "broken.html"
@@ -198,6 +214,7 @@ def test_the_book_itself(tmp_path):
         pytest.skip("no book built yet: run `snakemake --profile notebooks/profiles/local` first")
     assert not faults(pages(built), tmp_path / "browser")
     assert not lost(built, "dirichlet", tmp_path)
+    assert not dangling(built)
     assert not [page.name for page in pages(built) if page.stat().st_size > 3e6]
 
 
