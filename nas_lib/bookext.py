@@ -161,19 +161,9 @@ def prepare(app, docname, source) -> None:
     if sets := takeaway.result_sets(parameters):
         links = " ".join(f'<a href="{_put(app, page, name, path.read_bytes())}" download>{name}</a>'
                          for name, path in sets.items())
-        text = f'<p class="nas-take">The results shown here (netCDF): {links}</p>'
-        for campaign, paths in takeaway.runs_behind(parameters).items():
-            links = " ".join(_run(app, page, campaign, path) for path in paths)
-            text += f'\n<details class="nas-take"><summary>The {len(paths)} runs of {campaign} behind them</summary>{links}</details>'
-        notebook["cells"].append({"cell_type": "markdown", "id": "result-sets", "metadata": {}, "source": text})
+        notebook["cells"].append({"cell_type": "markdown", "id": "result-sets", "metadata": {}, "source":
+                                  f'<p class="nas-take">The results shown here (netCDF): {links}</p>'})
     source[0] = json.dumps(notebook)
-
-
-def _run(app, page, campaign: str, path: Path) -> str:
-    """A link to the page of a run if the book has it, else to its result."""
-    if path.parent.parent.name == "results" and Path(app.srcdir, RUNS, f"{path.stem}.ipynb").is_file():
-        return f'<a href="{"../" * len(page.parent.parts)}{RUNS}/{path.stem}.html">{path.stem}</a>'
-    return f'<a href="{_put(app, page, f"{campaign}-{path.name}", path.read_bytes())}" download>{path.name}</a>'
 
 
 def _offer(app, page, cell, output) -> dict:

@@ -163,10 +163,3 @@ def result_sets(parameters: dict) -> dict[str, Path]:
     found = {f"{campaign}-{path.name}": path for campaign in named for path in kept(campaign, "summary-*.nc")}
     truth = where(f"nas_lib/embedded/{parameters.get('dataset')}.nc")
     return found or ({truth.name: truth} if truth.is_file() else {})
-
-
-def runs_behind(parameters: dict) -> dict[str, list[Path]]:
-    """Result sets of all runs of the campaigns that a page names, by campaign; a page of one run has none."""
-    named = [] if parameters.get("out") else [v for v in parameters.values() if isinstance(v, str)]
-    found = {campaign: kept(campaign, "*-s[0-9]*.nc") for campaign in named}
-    return {campaign: paths for campaign, paths in found.items() if paths}

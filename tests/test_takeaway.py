@@ -33,14 +33,6 @@ def test_result_sets_of_a_page(given, expected, folder):
     assert set(found) == expected and all(path.is_file() for path in found.values())
 
 
-def test_runs_behind_a_page(folder):
-    other = folder / "book/reference/audit/audit-digits-s0.nc"
-    other.write_text("kept")
-    own = folder / "results/quick/stage1-digits-gdas-s0.nc"
-    assert takeaway.runs_behind({"campaign": "quick", "evidence": "audit", "out": ""}) == {"quick": [own], "audit": [other]}
-    assert takeaway.runs_behind({"campaign": "quick", "out": str(own)}) == takeaway.runs_behind({"campaign": "none"}) == {}
-
-
 def test_parameters_that_were_injected_win():
     cells = [v4.new_code_cell("a: int = 1  # one\nb: str = 'x'", metadata={"tags": ["parameters"]}),
              v4.new_code_cell("a = 2", metadata={"tags": ["injected-parameters"]}), v4.new_code_cell("a = f(3)", metadata={})]
