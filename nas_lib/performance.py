@@ -30,6 +30,8 @@ from nas_lib.steps import Run
 from nas_lib.supernet import Supernet
 from nas_lib.training import Budget
 
+SIDES = ("plain", "relaid", "ours", "bfloat16")
+
 
 def measure(shapes, rounds: int = 5, device="cpu", methods_timed=("darts", "gdas"), rule="batch",
             candidates: int = 100, images: int = 256) -> xr.Dataset:
@@ -94,7 +96,7 @@ def noise(side: int, images: int, classes: int = 10, device="cpu") -> Data:
 
 def sides_of(channels: int, side: int) -> tuple[str, ...]:
     """Those that are timed at a size."""
-    return ("plain", "relaid", "ours", "bfloat16") if channels * side**2 > LARGE else ("plain", "relaid", "ours")
+    return SIDES if channels * side**2 > LARGE else SIDES[:3]
 
 
 def shown(net: Supernet, side: str) -> Supernet:

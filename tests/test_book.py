@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import altair as alt
 import nbformat
+import pandas as pd
 import pytest
 from nbformat import v4
 
@@ -125,7 +126,8 @@ def book(tmp_path_factory, evaluation, choices) -> Path:
     shutil.copytree(root() / "book/_static", top / "book/_static")
     shown = [figures.curves(evaluation), figures.reliance_bars(choices.reliance),
              figures.cell("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|none~2|"),
-             tables.combinations(choices.accuracy)]
+             tables.combinations(choices.accuracy),
+             tables.numbers(pd.DataFrame({"x": [7.0, 7.0, None]}, pd.MultiIndex.from_tuples([("a", "b"), ("a", "c"), ("d", "b")])), "Spanned")]
     cells = [v4.new_markdown_cell("# Results\n\n{numref}`fig-0`: $\\alpha_e$ and\n\n$$\\sum_e \\alpha_e$$")]
     for i, thing in enumerate(shown):
         figure = {"mystnb": {"figure": {"caption": f"Chart {i}", "name": f"fig-{i}"}}} if i < 2 else {}
@@ -150,6 +152,13 @@ def test_pages_are_complete(book):
     assert page.count("<math") == 2
     assert "Figure 1" in page and "population std over n = 3 seeds" in page
     assert '<table class="nas-table' in page and 'caption-number">Table 1' in page
+
+
+def test_below_a_heading_that_spans_rows_numbers_are_no_headings(book):
+    page = (book / "index.html").read_text("utf8")
+    body = re.search(r"<tbody>(.*?)</tbody>", page[page.index("Spanned"):], re.DOTALL)[1]
+    rows = [re.findall(r"<(t[hd])[^>]*>(?:<p>)?([^<]*)", row) for row in body.split("</tr>")[:-1]]
+    assert rows == [[("th", "a"), ("th", "b"), ("td", "7.0")], [("th", ""), ("th", "c"), ("td", "7.0")], [("th", "d"), ("th", "b"), ("td", "–")]]
 
 
 def test_run_pages_are_titled_by_their_run(book):
