@@ -209,6 +209,11 @@ def words(frame: pd.DataFrame, caption: str) -> Styler:
                                     "vertical-align: top"}], overwrite=False)
 
 
+def numbers(frame: pd.DataFrame, caption: str, digits: int = 1) -> Styler:
+    """A table of numbers as they are, with ``digits`` decimals."""
+    return _styled(frame, caption).format(precision=digits, na_rep="–", thousands=",")
+
+
 def agreements(scores: dict[str, xr.DataArray], errors: dict[str, xr.DataArray]) -> Styler:
     """How each score of pairs (rows) agrees with each table of errors (columns), ``pairs.agreement`` of every two."""
     found = {e: {s: agreement(score, error) for s, score in scores.items()} for e, error in errors.items()}
