@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from docutils import nodes
@@ -63,13 +64,15 @@ def _table(table: takeaway.Table, label: str | None, renderer) -> nodes.table:
     stubs = [cell.tag.name == "th" for cell in table.grid("body")[0]]
     group = nodes.tgroup("", *(nodes.colspec(colwidth=1, stub=stub) for stub in stubs), cols=len(stubs))
     for part, name in ((nodes.thead, "head"), (nodes.tbody, "body")):
-        grid, rows = table.grid(name), part()
-        for cells, columns in zip(getattr(table, name), grid, strict=True):
+        rows = part()
+        for cells in table.grid(name):      # what spans rows is repeated: docutils loses count of the columns behind it
             row = nodes.row()
-            for cell in cells:
+            for _, spanned in groupby(enumerate(cells), lambda cell: id(cell[1])):
+                (at, cell), *more = spanned
                 entry = nodes.entry("", nodes.paragraph("", "", *_inline(cell.tag, cell.style, renderer)))
-                entry["classes"] = ["number" if numeric[columns.index(cell)] else "words"]
-                entry.attributes |= {name: n - 1 for name, n in (("morecols", cell.columns), ("morerows", cell.rows)) if n > 1}
+                entry["classes"] = ["number" if numeric[at] else "words"]
+                if more:
+                    entry["morecols"] = len(more)
                 row += entry
             rows += row
         group += rows

@@ -10,11 +10,13 @@ from urllib.parse import unquote
 
 import altair as alt
 import nbformat
+import pandas as pd
 import pytest
+from docutils import nodes
 from nbformat import v4
 
 from browser import Browser, needs_browser
-from nas_lib import charts, figures, tables
+from nas_lib import bookext, charts, figures, tables, takeaway
 from nas_lib.results import root
 
 STATE = """(() => {
@@ -33,8 +35,15 @@ BARRIERS = """axe.run(document, {resultTypes: ["violations"]}).then((found) => f
   (v) => ["serious", "critical"].includes(v.impact)).map((v) => v.id + ": " + v.nodes.length + " such as " + v.nodes[0].html))"""
 
 
+LOOKS = ((390, "light"), (390, "dark"), (1400, "dark"), (1400, "light"))
+FIRST = """new MutationObserver((_, watch) => { if (!document.querySelector(".nas-chart[data-state=live]")) return;
+  watch.disconnect();
+  requestAnimationFrame(() => setTimeout(() => { window.first = performance.now(); }));
+}).observe(document, { subtree: true, attributes: true, attributeFilter: ["data-state"] })"""
+
+
 def visit(pages: list[Path], folder: Path) -> dict[Path, dict]:
-    """What each page looks like, narrow in the light and then wide in the dark, and all that it wrote to the console."""
+    """How each page looks, narrow and wide, in the light and in the dark, and all that it wrote to the console."""
     folder.mkdir(exist_ok=True)
     found = {}
     with Browser(folder) as browser:
@@ -44,12 +53,14 @@ def visit(pages: list[Path], folder: Path) -> dict[Path, dict]:
             page.size(390, 800)
             page.go(path.as_uri())
             page.wait(SETTLED)
-            narrow = page.run(STATE)
-            page.size(1400, 900)
-            page.run("document.documentElement.dataset.theme = 'dark'")
-            page.run("new Promise((resolve) => setTimeout(resolve, 20))")
-            page.wait(SETTLED)
-            found[path] = {"narrow": narrow, "wide": page.run(STATE), "console": list(page.complaints)}
+            seen = {LOOKS[0]: page.run(STATE)}
+            for width, theme in LOOKS[1:]:
+                page.size(width, 800)
+                page.run(f"document.documentElement.dataset.theme = '{theme}'")
+                page.run("new Promise((resolve) => setTimeout(resolve, 20))")
+                page.wait(SETTLED)
+                seen[width, theme] = page.run(STATE)
+            found[path] = {"seen": seen, "console": list(page.complaints)}
     return found
 
 
@@ -57,15 +68,30 @@ def faults(pages: list[Path], folder: Path) -> list[str]:
     """What is wrong with the pages: charts missing, empty or alike in both themes; too wide; console lines."""
     wrong = []
     for path, page in visit(pages, folder).items():
-        expected, lit, dark = path.read_text("utf8").count('class="nas-chart"'), page["narrow"], page["wide"]
-        for side in (lit, dark):
-            live = side["states"].count("live")
-            wrong += [f"{path.name}: {live} of {expected} charts drawn"] * (live != expected)
-            wrong += [f"{path.name}: a chart without marks"] * (0 in side["marks"])
-            wrong += [f"{path.name}: {side['wide']} px too wide"] * (side["wide"] > 0)
-        wrong += [f"{path.name}: no dark theme"] * (lit["ink"] is not None and lit["ink"] == dark["ink"])
+        expected, seen = path.read_text("utf8").count('class="nas-chart"'), page["seen"]
+        for (width, theme), look in seen.items():
+            name, live = f"{path.name}, {width} px, {theme}", look["states"].count("live")
+            wrong += [f"{name}: {live} of {expected} charts drawn"] * (live != expected)
+            wrong += [f"{name}: a chart without marks"] * (0 in look["marks"])
+            wrong += [f"{name}: {look['wide']} px too wide"] * (look["wide"] > 0)
+            wrong += [f"{name}: no dark theme"] * (theme == "dark" and look["ink"] is not None and look["ink"] == seen[width, "light"]["ink"])
         wrong += [f"{path.name}: {line}" for line in page["console"]]
     return wrong
+
+
+def first_charts(pages: list[Path], folder: Path) -> dict[str, float]:
+    """Milliseconds after which each page with charts has painted the first one. To be looked at: no test asks for a time."""
+    found = {}
+    with Browser(folder) as browser:
+        for path in pages:
+            if 'class="nas-chart"' in path.read_text("utf8"):
+                page = browser.open("about:blank", 1400)
+                page.call("Page.addScriptToEvaluateOnNewDocument", source=FIRST)
+                page.go(path.as_uri())
+                page.wait("window.first")
+                found[path.stem] = page.run("window.first")
+                page.close()
+    return found
 
 
 def dangling(book: Path) -> set[str]:
@@ -173,6 +199,33 @@ def test_search_works_without_a_network(book, tmp_path):
 
 
 @needs_browser
+def test_pages_tell_when_the_first_chart_is_there(book, tmp_path):
+    found = first_charts(pages(book), tmp_path)
+    assert set(found) == {"index", "stage1-digits-gdas-s0"} and min(found.values()) > 0
+
+
+@needs_browser
+def test_charts_and_tables_shrink_a_little_before_they_scroll(book, tmp_path):
+    shrunk = """[...document.querySelectorAll(".nas-chart")].map((chart) => { const svg = chart.querySelector("svg.marks");
+      return [svg.getBoundingClientRect().width / svg.getAttribute("width"), chart.scrollWidth - chart.clientWidth]; })"""
+    size = "parseFloat(getComputedStyle(document.querySelector('.nas-table td')).fontSize)"
+    with Browser(tmp_path) as browser:
+        page = browser.open((book / "index.html").as_uri(), 390)
+        page.wait(SETTLED)
+        narrow, found = page.run(size), page.run(shrunk)
+        assert all(scale > 0.699 and (hidden <= 0 or scale < 0.701) for scale, hidden in found) and min(found)[0] < 1
+        page.size(1400, 900)
+        assert narrow < page.run(size)
+
+
+def test_a_heading_of_several_rows_leaves_the_columns_in_place():
+    rows = pd.MultiIndex.from_product([["a", "b"], ["x", "y"]])
+    made = bookext._table(takeaway.read_table(pd.DataFrame({"n": [1, 1, 2, 2], "m": [1, 1, 2, 2]}, rows).to_html()), None, None)
+    (body,) = made.findall(nodes.tbody)
+    assert [[cell.astext() for cell in row] for row in body] == [[a, x, n, n] for (a, x), n in zip(rows, "1122", strict=True)]
+
+
+@needs_browser
 def test_buttons_have_names_and_what_scrolls_can_be_reached(book, tmp_path):
     with Browser(tmp_path) as browser:
         page = browser.open((book / "index.html").as_uri(), 390)
@@ -203,7 +256,7 @@ def test_check_sees_a_broken_page(book, tmp_path):
     page = (book / "index.html").read_text("utf8").replace('"nas-spec">{', '"nas-spec">{{', 1)
     broken.write_text(page.replace("_static/", f"{(book / '_static').as_uri()}/"), "utf8")
     found = faults([broken], tmp_path / "browser")
-    assert "broken.html: 2 of 3 charts drawn" in found
+    assert {f"broken.html, {width} px, {theme}: 2 of 3 charts drawn" for width, theme in LOOKS} <= set(found)
     assert any("JSON" in fault for fault in found)
 
 
