@@ -22,7 +22,7 @@
     };
   }
 
-  const LEAST = 0.7;      // how far a chart may shrink
+  const LEAST = 0.75;     // how far a chart may shrink
   const AXIS = 72;        // what an axis takes beside a plot
 
   // Panels side by side stand below each other where the page is narrow, none wider than the page.

@@ -213,7 +213,7 @@ def test_charts_and_tables_shrink_a_little_before_they_scroll(book, tmp_path):
         page = browser.open((book / "index.html").as_uri(), 390)
         page.wait(SETTLED)
         narrow, found = page.run(size), page.run(shrunk)
-        assert all(scale > 0.699 and (hidden <= 0 or scale < 0.701) for scale, hidden in found) and min(found)[0] < 1
+        assert all(scale > 0.749 and (hidden <= 0 or scale < 0.751) for scale, hidden in found) and min(found)[0] < 1
         page.size(1400, 900)
         assert narrow < page.run(size)
 
