@@ -18,6 +18,7 @@ from nbformat import v4
 from browser import Browser, needs_browser
 from nas_lib import bookext, charts, figures, tables, takeaway
 from nas_lib.results import root
+from nas_lib.spaces.published_cells import CELLS
 
 STATE = """(() => {
   const charts = [...document.querySelectorAll(".nas-chart")];
@@ -122,6 +123,7 @@ def barriers(pages: list[Path], folder: Path) -> list[str]:
             for path in pages:
                 page.go(path.as_uri())
                 page.wait(SETTLED)
+                page.wait("!document.getAnimations().some((a) => a.playState === 'running')")    # colours fade in
                 page.run(f"{AXE.read_text('utf8')}; 0")
                 found += [f"{path.name}, {width} px: {v}" for v in page.run(BARRIERS)]
     return found
@@ -159,7 +161,8 @@ def book(tmp_path_factory, evaluation, choices) -> Path:
                                       metadata={"tags": ["hide-input"], **figure}))
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(v4.new_notebook(cells=cells, metadata=kernel), top / "book/index.ipynb")
-    run = [v4.new_markdown_cell("# Stage 1"), v4.new_code_cell("chart", outputs=[output(shown[2])])]
+    picked = figures.chooser({f"a cell whose name is longer than a narrow page is wide, {n}": text for n, text in CELLS["s0"].items()})
+    run = [v4.new_markdown_cell("# Stage 1"), v4.new_code_cell("chart", outputs=[output(shown[2]), output(picked)])]
     nbformat.write(v4.new_notebook(cells=run, metadata=kernel),
                    top / "book/report/runs/stage1-digits-gdas-s0.ipynb")
     (top / "book/_toc.yml").write_text(
@@ -216,6 +219,16 @@ def test_charts_and_tables_shrink_a_little_before_they_scroll(book, tmp_path):
         assert all(scale > 0.749 and (hidden <= 0 or scale < 0.751) for scale, hidden in found) and min(found)[0] < 1
         page.size(1400, 900)
         assert narrow < page.run(size)
+
+
+@needs_browser
+def test_a_long_list_leaves_room_for_the_button(book, tmp_path):
+    with Browser(tmp_path) as browser:
+        page = browser.open((book / "report/runs/stage1-digits-gdas-s0.html").as_uri(), 390)
+        page.wait(SETTLED)
+        assert page.run("""(() => { const chart = document.querySelector("select").closest(".nas-chart"), at = (name) =>
+          chart.querySelector(name).getBoundingClientRect();
+          return at("select").right <= at("summary").left && chart.scrollWidth <= chart.clientWidth; })()""")
 
 
 def test_a_heading_of_several_rows_leaves_the_columns_in_place():
