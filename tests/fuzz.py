@@ -123,7 +123,7 @@ def _limit(more: int) -> None:
 def remedied(text: str) -> bool:
     """Whether an error says what to do, or what there is."""
     words = ("delete", "again", "must", "check", "give", "put", "choose", "there ", "built-in", "name", "make", "correct",
-             "shuffle", "has ", "have ", "known", "use ", "lower", "works", " are ", "expected")
+             "shuffle", "has ", "have ", "known", "use ", "lower", "works", " are ", " can be ", "expected")
     return any(w in text for w in words) and len(text.splitlines()) <= 3
 
 
