@@ -261,13 +261,19 @@ def begin(folder: Path) -> subprocess.Popen:
 
 
 def kill_all(run: subprocess.Popen) -> None:
-    """SIGKILL for a process and all that it started, whatever sessions they have."""
+    """SIGKILL for a process and all that it started, whatever sessions they have; stopped first, so that they start no more."""
+    found: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
-        everyone = [p := psutil.Process(run.pid), *p.children(recursive=True)]
-        for process in everyone:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(everyone[1:], 10)
+        first = psutil.Process(run.pid)
+        while new := [p for p in (first, *first.children(recursive=True)) if p not in found]:
+            for process in new:
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
+            found += new
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(found[1:], 10)
     run.communicate()
 
 
