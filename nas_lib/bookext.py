@@ -64,15 +64,21 @@ def _table(table: takeaway.Table, label: str | None, renderer) -> nodes.table:
     stubs = [cell.tag.name == "th" for cell in table.grid("body")[0]]
     group = nodes.tgroup("", *(nodes.colspec(colwidth=1, stub=stub) for stub in stubs), cols=len(stubs))
     for part, name in ((nodes.thead, "head"), (nodes.tbody, "body")):
-        grid, rows = table.grid(name), part()
-        for cells, columns in zip(getattr(table, name), grid, strict=True):
+        rows, above = part(), []
+        for columns in table.grid(name):
             row = nodes.row()
-            for cell in cells:
-                entry = nodes.entry("", nodes.paragraph("", "", *_inline(cell.tag, cell.style, renderer)))
+            for cell in dict.fromkeys(columns):
+                if (begun := cell in above) and name == "head":
+                    continue
+                # Docutils takes for a heading what comes first in a row: below one that spans several there is an empty cell.
+                text = [] if begun else _inline(cell.tag, cell.style, renderer)
+                entry = nodes.entry("", nodes.paragraph("", "", *text))
                 entry["classes"] = ["number" if numeric[columns.index(cell)] else "words"]
-                entry.attributes |= {name: n - 1 for name, n in (("morecols", cell.columns), ("morerows", cell.rows)) if n > 1}
+                spans = {"morecols": cell.columns, "morerows": cell.rows if name == "head" else 1}
+                entry.attributes |= {key: n - 1 for key, n in spans.items() if n > 1}
                 row += entry
             rows += row
+            above = columns
         group += rows
     node = nodes.table("", *([nodes.title(text=table.caption)] if table.caption else []), group,
                        classes=["nas-table", "colwidths-auto"])

@@ -258,20 +258,3 @@ def best_cells(truth: xr.DataArray, count: int = 6) -> alt.ConcatChart:
     drawn = [cell(str(a), f"{v:.2f} %") for a, v in zip(best.arch.values, best.values, strict=True)]
     return alt.concat(*drawn, columns=3, spacing=14).properties(
         description=f"The {count} best cells, from {best.values[0]:.2f} to {best.values[-1]:.2f} percent.")
-
-
-def speed(ratios: xr.Dataset) -> alt.LayerChart:
-    """How many times faster than the plain form: ``ratio``, ``low``, ``high`` ``(work, shape)``; the line is 1."""
-    table = tidy(ratios).to_dataframe().reset_index().round(3)
-    base = alt.Chart(table).encode(
-        y=alt.Y("work:N", title=None, sort=None), yOffset=alt.YOffset("shape:N", sort=None),
-        tooltip=tips("work", "shape", "ratio.2f=times faster", "low.2f=least", "high.2f=greatest"))
-    bars = base.mark_bar(height={"band": 0.8}).encode(
-        x=alt.X("ratio:Q", title="times faster than the plain form"),
-        color=alt.Color("shape:N", title="supernet and images", sort=None, legend=alt.Legend(orient="bottom")))
-    whiskers = base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q")
-    one = alt.Chart(pd.DataFrame({"x": [1]})).mark_rule(strokeDash=marks.DOT).encode(x="x:Q")
-    return alt.layer(bars, whiskers, one).properties(
-        width=520, height=alt.Step(16),
-        title=alt.Title("How much faster?", subtitle="median over rounds, whiskers: least and greatest"),
-        description=f"Ratios of the plain form's time to ours, from {table['ratio'].min():.1f} to {table['ratio'].max():.1f}.")

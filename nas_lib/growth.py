@@ -1,18 +1,23 @@
-"""How the cost of the engine grows with the size of the problem, how much memory it takes, and what images cost."""
+"""How the cost of the engine grows with the size of the problem, its memory, and what images, processes and populations cost."""
 
 from __future__ import annotations
 
 import multiprocessing
+import re
 import resource
+import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import torch
 import xarray as xr
 
-from nas_lib import methods, performance, ranking
+from nas_lib import data, methods, performance, ranking
 from nas_lib.augment import Augment
 from nas_lib.spaces import NB201
+from nas_lib.standalone import Recipe, train_from_scratch
 from nas_lib.steps import Run
 from nas_lib.training import Budget
 
@@ -20,6 +25,7 @@ BASE = {"channels": 8, "cells": 1, "side": 16, "batch": 64, "images": 256}
 AXES = {"channels": (4, 8, 16, 32), "cells": (1, 3, 5), "side": (8, 16, 32), "batch": (16, 64, 256), "images": (64, 256, 1024)}
 WORKS = {"step of darts": "images", "ranking, per cell": "batch"}       # and the size that does not matter to it
 NEIGHBOURS = 8                                                          # that are ranked together
+REPEATS = 10                                                            # of a job whose processes are counted
 
 
 def growth(rounds: int = 3, axes: dict | None = None, base: dict | None = None) -> xr.Dataset:
@@ -40,13 +46,13 @@ def growth(rounds: int = 3, axes: dict | None = None, base: dict | None = None) 
 def job(work: str, side: str, size: dict) -> Callable[[], object]:
     """One step of DARTS, or the ranking of neighbours, of a ``size`` like ``BASE``; ``side`` as in ``performance``."""
     channels, cells, batch, images = (size[k] for k in ("channels", "cells", "batch", "images"))
-    data = performance.noise(size["side"], batch if "step" in work else images)
-    (x, y), (xv, yv) = data.halves()
+    noise = performance.noise(size["side"], batch if "step" in work else images)
+    (x, y), (xv, yv) = noise.halves()
     if "step" in work:
-        run = Run(methods.stage1("darts"), NB201, data, Budget(channels=channels, cells=cells, batch=batch), 0, None)
+        run = Run(methods.stage1("darts"), NB201, noise, Budget(channels=channels, cells=cells, batch=batch), 0, None)
         performance.shown(run.net, side).train()
         return lambda: (run.architecture_step(xv, yv, 0.0), run.weight_step(x, y, 0.0))
-    net = performance.shown(performance.trained(channels, cells, data), side)
+    net = performance.shown(performance.trained(channels, cells, noise), side)
     members = ranking.representatives(NB201, "batch")[0]
     archs = NB201.archs[members[len(members) // 2:][:NEIGHBOURS]]
     if side == "ours":
@@ -71,6 +77,58 @@ def augmentation(shapes, batch: int = 64, rounds: int = 20) -> xr.Dataset:
     return xr.Dataset({"seconds": xr.concat(rows, xr.Variable("shape", shape))})
 
 
+def populations(channels=(4, 16), seeds: int = 4, rounds: int = 3, archs: int = 4, device="cpu") -> xr.Dataset:
+    """Seconds per network of cells at random that are trained from scratch on the embedded images, ``seconds (way, channels, round)``.
+
+    All ``seeds`` of a cell one by one through PyTorch's layers, together as groups of one network, and, on a CPU, compiled. A tenth of
+    the truth table's steps, evaluations included.
+    """
+    digits, cells = data.load("digits", device), NB201.archs[np.random.default_rng(0).integers(len(NB201), size=archs)]
+    numbers, found = list(range(seeds)), []
+    for width in channels:
+        recipe = Recipe(channels=width, steps=48, copies=1)
+
+        def way(groups, compiled, recipe=recipe):
+            return lambda: [train_from_scratch(NB201, c, digits, recipe, g, compiled) for c in cells for g in groups]
+
+        ways = {"one by one": way([[n] for n in numbers], False), "groups": way([numbers], False)}
+        if torch.device(device).type == "cpu":
+            ways["compiled"] = way([numbers], True)
+        found.append(performance.paired(ways, rounds, device).rename(side="way") / (archs * seeds))
+    return xr.Dataset({"seconds": xr.concat(found, xr.Variable("channels", list(channels)))}, attrs={"seeds": seeds, "archs": archs})
+
+
+def processes(counts=(1, 2), rounds: int = 5, base: dict | None = None) -> xr.DataArray:
+    """Architectures ranked per second by several processes at once, of one thread each, ``(processes, round)``, by the clock."""
+    started = multiprocessing.get_context("spawn")
+    found = []
+    for count in counts:
+        with started.Pool(count, _ready, (started.Barrier(count), BASE | (base or {}))) as pool:
+            found.append([_rate(pool.map(_together, range(count), chunksize=1)) for _ in range(rounds + 1)][1:])
+    return xr.DataArray(found, {"processes": list(counts), "round": range(rounds)}, name="rate")
+
+
+def _ready(barrier, size: dict) -> None:
+    torch.set_num_threads(1)
+    global _shared
+    _shared = barrier, job("ranking, per cell", "ours", size)
+
+
+def _together(_) -> tuple[float, float]:
+    """When this process began and ended its job; the barrier gives every process one."""
+    barrier, work = _shared
+    barrier.wait()
+    start = time.monotonic()
+    for _ in range(REPEATS):
+        work()
+    return start, time.monotonic()
+
+
+def _rate(spans: list[tuple[float, float]]) -> float:
+    starts, ends = zip(*spans, strict=True)
+    return len(spans) * REPEATS * NEIGHBOURS / (max(ends) - min(starts))
+
+
 def memory(size: dict, sides=("plain", "ours")) -> xr.DataArray:
     """Peak memory in bytes ``(work, side)``, above that of a process that has loaded the library; each in its own process."""
     started = multiprocessing.get_context("spawn")
@@ -81,6 +139,14 @@ def memory(size: dict, sides=("plain", "ours")) -> xr.DataArray:
 
 def _peak(work: str, side: str, size: dict) -> int:
     torch.set_num_threads(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _resident()
     job(work, side, size)()
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return _resident() - before
+
+
+def _resident() -> int:
+    """Peak resident bytes of this process. ``ru_maxrss`` would do, had Linux not a process begin with that of its parent."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -30,10 +30,13 @@ from nas_lib.steps import Run
 from nas_lib.supernet import Supernet
 from nas_lib.training import Budget
 
+SIDES = ("plain", "relaid", "ours", "bfloat16")
+
 
 def measure(shapes, rounds: int = 5, device="cpu", methods_timed=("darts", "gdas"), rule="batch",
             candidates: int = 100, images: int = 256) -> xr.Dataset:
-    """Everything timed at every shape (channels, cells, side): ``seconds (work, shape, side, round)``.
+    """Everything timed at every shape (channels, cells, side): ``seconds (work, shape, side, round)`` and, of Stage 2 by its
+    parts, ``scores (score, shape, side, round)``; at large shapes for an eighth of the ``candidates``.
 
     With ``agreement (work, shape)`` of float32 where the sides give losses, ``multiplies (work, shape)`` that ours must do,
     in the unit of the seconds, and ``attainable (shape)`` in multiply-accumulates per second.
@@ -43,10 +46,12 @@ def measure(shapes, rounds: int = 5, device="cpu", methods_timed=("darts", "gdas
         name = "C={}, N={}, {side} x {side}".format(*shape[:2], side=shape[2])
         timed = {f"step of {m}": training_step(m, *shape, rounds=rounds, device=device) for m in methods_timed}
         timed["ranking, per cell"] = ranking_pass(*shape, images=images, rounds=rounds, rule=rule, device=device)
-        timed["scores, per candidate"] = selection(*shape, candidates, images, rounds=rounds, device=device) / candidates
+        number = max(1, candidates // 8) if shape[0] * shape[2]**2 > LARGE else candidates
+        parts = selection(*shape, number, images, rounds=rounds, device=device)
+        timed["scores, per candidate"] = parts.sum("score").assign_attrs(parts.attrs)
         work = xr.concat([t.drop_attrs() for t in timed.values()], xr.Variable("work", list(timed)))
         found[name] = xr.Dataset({
-            "seconds": work, "agreement": ("work", [t.attrs.get("agreement", np.nan) for t in timed.values()]),
+            "seconds": work, "scores": parts.drop_attrs(), "agreement": ("work", [t.attrs.get("agreement", np.nan) for t in timed.values()]),
             "multiplies": ("work", [t.attrs.get("multiplies", np.nan) for t in timed.values()]),
             "attainable": attainable(*shape, rounds=rounds, device=device)})
     return xr.concat(found.values(), xr.Variable("shape", list(found)), join="outer").assign_attrs(rule=rule, images=images)
@@ -91,7 +96,7 @@ def noise(side: int, images: int, classes: int = 10, device="cpu") -> Data:
 
 def sides_of(channels: int, side: int) -> tuple[str, ...]:
     """Those that are timed at a size."""
-    return ("plain", "relaid", "ours", "bfloat16") if channels * side**2 > LARGE else ("plain", "relaid", "ours")
+    return SIDES if channels * side**2 > LARGE else SIDES[:3]
 
 
 def shown(net: Supernet, side: str) -> Supernet:
@@ -165,24 +170,32 @@ def ranking_pass(channels: int, cells: int, side: int, images: int = 256, few: i
 
 def selection(channels: int, cells: int, side: int, candidates: int = 100, images: int = 256, batch: int = 64,
               rounds: int = 3, device="cpu") -> xr.DataArray:
-    """Seconds for valid, synflow and jacob_cov of ``candidates``: as published, with channels last, and ours."""
+    """Seconds per candidate ``(score, side, round)`` for valid, synflow and jacob_cov: as published, with channels last, and ours.
+
+    Attribute ``multiplies``: those of the passes forward, and back to the images.
+    """
     data = noise(side, images, device=device)
     net, rng = trained(channels, cells, data), np.random.default_rng(0)
     archs = NB201.archs[rng.integers(len(NB201), size=candidates)]
     (x, y), (xv, yv) = data.halves()
-    names = ("synflow", "jacob_cov")
+    slow = {name: shown(copy.deepcopy(net), name) for name in ("plain", "relaid")}
 
-    def plain(name):
-        slow = shown(copy.deepcopy(net), name)
-        return lambda: [ranking.one_by_one(slow, archs, xv, yv, "batch", 256, None),
-                        [proxies.score(slow, arch, x[:batch], y[:batch], [n]) for arch in archs for n in names]]
+    def validated(name):
+        return lambda: ranking.one_by_one(slow[name], archs, xv, yv, "batch", 256, None)
 
-    def ours():
-        ranking.accuracy(net, archs, xv, yv, "batch")
-        scorer = proxies.Scorer(net, names, training=True)
-        return [scorer(arch, x[:batch], y[:batch]) for arch in archs]
+    def alone(name, measure):
+        return lambda: [proxies.score(slow[name], arch, x[:batch], y[:batch], [measure]) for arch in archs]
 
-    return paired({"plain": plain("plain"), "relaid": plain("relaid"), "ours": ours}, rounds, device)
+    def ours(measure):
+        scorer = proxies.Scorer(net, [measure], training=True)
+        return lambda: [scorer(arch, x[:batch], y[:batch]) for arch in archs]
+
+    sides = {"valid": {name: validated(name) for name in slow} | {"ours": lambda: ranking.accuracy(net, archs, xv, yv, "batch")}}
+    sides |= {m: {name: alone(name, m) for name in slow} | {"ours": ours(m)} for m in ("synflow", "jacob_cov")}
+    seconds = [paired(each, rounds, device) / candidates for each in sides.values()]
+    passes = len(xv) + 2 * min(batch, len(x)) + 2
+    count = proxies.size(net, archs, (3, side, side))[1].mean() * passes
+    return xr.concat(seconds, xr.Variable("score", list(sides))).assign_attrs(multiplies=float(count))
 
 
 def precisions(data: Data, channels: int, cells: int, steps: int, sample: int, images: int, rule="batch",

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_lib.networks import PairSupernet, grow, growth, published_names
-from nas_lib.ops import Reduction, ReLUConvBN, candidate, follow, shuffle, stem
+from nas_lib.ops import Reduction, ReLUConvBN, Zero, candidate, follow, shuffle, stem
 from nas_lib.spaces import NB201, SPACES, Space
 
 
@@ -70,7 +70,7 @@ class Cell(nn.Module):
                 total = y if total is None else total + y
         mixed = list(total.chunk(edges, 1)) if total is not None else [0] * edges
         for o, first in enumerate(ops[0]):
-            if not isinstance(first, ReLUConvBN):
+            if not isinstance(first, ReLUConvBN | Zero):
                 y = first(x)
                 mixed = [m + row[o] * y for m, row in zip(mixed, w, strict=True)]
         return mixed

@@ -209,6 +209,14 @@ def words(frame: pd.DataFrame, caption: str) -> Styler:
                                     "vertical-align: top"}], overwrite=False)
 
 
+def numbers(frame: pd.DataFrame, caption: str, digits: int = 1) -> Styler:
+    """A table of numbers with so many ``digits``, as they are; "–" where there is none."""
+    def text(value):
+        return value if isinstance(value, str) else "–" if pd.isna(value) else f"{value:,.{digits}f}"
+
+    return _styled(frame.map(text), caption)
+
+
 def agreements(scores: dict[str, xr.DataArray], errors: dict[str, xr.DataArray]) -> Styler:
     """How each score of pairs (rows) agrees with each table of errors (columns), ``pairs.agreement`` of every two."""
     found = {e: {s: agreement(score, error) for s, score in scores.items()} for e, error in errors.items()}

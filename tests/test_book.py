@@ -1,13 +1,16 @@
 """The built book in a real browser without a network: every chart draws, the console stays empty."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import altair as alt
 import nbformat
+import pandas as pd
 import pytest
 from nbformat import v4
 
@@ -66,6 +69,15 @@ def faults(pages: list[Path], folder: Path) -> list[str]:
     return wrong
 
 
+def dangling(book: Path) -> set[str]:
+    """Links of a built book to files of its own that are not there."""
+    found = set()
+    for page in pages(book):
+        links = {unquote(link.partition("#")[0].partition("?")[0]) for link in re.findall(r'(?:href|src)="([^"#:]+)"', page.read_text("utf8"))}
+        found |= {f"{page.name}: {link}" for link in links if link and not (page.parent / link).exists()}
+    return found
+
+
 def lost(book: Path, word: str, folder: Path) -> list[str]:
     """What is wrong with the search for a word that the book has."""
     folder.mkdir(exist_ok=True)
@@ -114,7 +126,8 @@ def book(tmp_path_factory, evaluation, choices) -> Path:
     shutil.copytree(root() / "book/_static", top / "book/_static")
     shown = [figures.curves(evaluation), figures.reliance_bars(choices.reliance),
              figures.cell("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|none~2|"),
-             tables.combinations(choices.accuracy)]
+             tables.combinations(choices.accuracy),
+             tables.numbers(pd.DataFrame({"x": [7.0, 7.0, None]}, pd.MultiIndex.from_tuples([("a", "b"), ("a", "c"), ("d", "b")])), "Spanned")]
     given = v4.new_code_cell('campaign = "cifar10-cpu"', metadata={"tags": ["parameters"]})
     cells = [v4.new_markdown_cell("# Results\n\n{numref}`fig-0`: $\\alpha_e$ and\n\n$$\\sum_e \\alpha_e$$"), given]
     for i, thing in enumerate(shown):
@@ -140,6 +153,13 @@ def test_pages_are_complete(book):
     assert page.count("<math") == 2
     assert "Figure 1" in page and "population std over n = 3 seeds" in page
     assert '<table class="nas-table' in page and 'caption-number">Table 1' in page
+
+
+def test_below_a_heading_that_spans_rows_numbers_are_no_headings(book):
+    page = (book / "index.html").read_text("utf8")
+    body = re.search(r"<tbody>(.*?)</tbody>", page[page.index("Spanned"):], re.DOTALL)[1]
+    rows = [re.findall(r"<(t[hd])[^>]*>(?:<p>)?([^<]*)", row) for row in body.split("</tr>")[:-1]]
+    assert rows == [[("th", "a"), ("th", "b"), ("td", "7.0")], [("th", ""), ("th", "c"), ("td", "7.0")], [("th", "d"), ("th", "b"), ("td", "–")]]
 
 
 def test_run_pages_are_titled_by_their_run(book):
@@ -191,6 +211,11 @@ def test_no_serious_barrier(book, tmp_path):
     assert not barriers(pages(book), tmp_path)
 
 
+def test_check_sees_a_link_to_nothing(book, tmp_path):
+    (tmp_path / "a.html").write_text('<a href="a.html#x">here</a> <a href="https://nowhere.example/b.html">out</a> <a href="runs/b%20c.html">lost</a>')
+    assert dangling(tmp_path) == {"a.html: runs/b c.html"} and not dangling(book)
+
+
 @needs_browser
 def test_check_sees_a_broken_page(book, tmp_path):
     broken = tmp_path / "broken.html"
@@ -208,6 +233,7 @@ def test_the_book_itself(tmp_path):
         pytest.skip("no book built yet: run `snakemake --profile notebooks/profiles/local` first")
     assert not faults(pages(built), tmp_path / "browser")
     assert not lost(built, "dirichlet", tmp_path)
+    assert not dangling(built)
     assert not [page.name for page in pages(built) if page.stat().st_size > 3e6]
 
 
