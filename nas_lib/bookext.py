@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+from functools import cache
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
@@ -166,6 +167,10 @@ def prepare(app, docname, source) -> None:
                          for name, path in sets.items())
         notebook["cells"].append({"cell_type": "markdown", "id": "result-sets", "metadata": {}, "source":
                                   f'<p class="nas-take">The results shown here (netCDF): {links}</p>'})
+    if behind := takeaway.runs(parameters):
+        links = " ".join(f'<a href="{_run(app, page, campaign, path)}">{path.stem}</a>' for campaign, path in behind)
+        notebook["cells"].append({"cell_type": "markdown", "id": "runs", "metadata": {}, "source":
+                                  f'<details><summary>The runs behind it</summary><p class="nas-take">{links}</p></details>'})
     source[0] = json.dumps(notebook)
 
 
@@ -188,6 +193,20 @@ def _put(app, page, name: str, content: bytes) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return "../" * len(page.parent.parts) + f"downloads/{name}"
+
+
+def _run(app, page, campaign: str, path: Path) -> str:
+    """Address of the page of a run, seen from ``page``, or of its result if the book shows the runs of another campaign."""
+    own = Path(app.srcdir) / RUNS / f"{path.stem}.ipynb"
+    if _campaign(own) == campaign:
+        return "../" * len(page.parent.parts) + f"{RUNS}/{path.stem}.html"
+    return _put(app, page, f"{campaign}-{path.name}", path.read_bytes())
+
+
+@cache
+def _campaign(notebook: Path) -> str | None:
+    """The campaign of an executed run; None if there is no such notebook."""
+    return takeaway.parameters(json.loads(notebook.read_text("utf8"))).get("campaign") if notebook.is_file() else None
 
 
 def setup(app) -> dict:

@@ -251,9 +251,10 @@ def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, b
 
     def take(state):
         for name, values in found.items():
-            if state[name].shape != values.shape:
-                raise ValueError(f"{name} in it is of another space")
-            values[:] = state[name].numpy()
+            stored = state[name].numpy()
+            if (stored.shape, stored.dtype) != (values.shape, values.dtype):
+                raise ValueError(f"{name} in it is of another space, or of another type")
+            values[:] = stored
         return range(end + 1).index(state["done"])
 
     done = kept.load(take) or done

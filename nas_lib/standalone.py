@@ -201,7 +201,9 @@ def train_shard(space: Space, networks, data: Data, recipe: Recipe, seeds, file=
     def take(state):
         number = range(len(networks) + 1).index(len(state["seconds"]))
         shapes = {"test": (number, len(seeds)), "valid": (number, len(seeds)), "seconds": (number,)}
-        return {k: state[k].reshape(shape).double().tolist() for k, shape in shapes.items()}
+        if any(state[k].dtype != torch.float64 for k in shapes):
+            raise ValueError("its numbers are of another type")
+        return {k: state[k].reshape(shape).tolist() for k, shape in shapes.items()}
 
     rows = kept.load(take) or {"test": [], "valid": [], "seconds": []}
     bar = tqdm(networks[len(rows["seconds"]):], desc="train from scratch", unit="cell",

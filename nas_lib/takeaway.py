@@ -163,3 +163,10 @@ def result_sets(parameters: dict) -> dict[str, Path]:
     found = {f"{campaign}-{path.name}": path for campaign in named for path in kept(campaign, "summary-*.nc")}
     truth = where(f"nas_lib/embedded/{parameters.get('dataset')}.nc")
     return found or ({truth.name: truth} if truth.is_file() else {})
+
+
+def runs(parameters: dict) -> list[tuple[str, Path]]:
+    """Results that are no summary of the campaigns that a page names, each with its campaign; none for the page of a run."""
+    named = [v for v in parameters.values() if isinstance(v, str) and v] if not parameters.get("out") else []
+    return [(campaign, path) for campaign in dict.fromkeys(named) for path in kept(campaign, "*.nc")
+            if not path.name.startswith("summary-")]

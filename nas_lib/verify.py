@@ -67,18 +67,13 @@ def origins(stored: xr.Dataset, new: xr.Dataset) -> pd.DataFrame:
     return both[(both.stored != both.again) & ~both.index.isin(["start", "seconds"])]
 
 
-def table(paths: list[Path]) -> pd.DataFrame:
-    """Every run made again and compared: run, variable, values, different, largest difference.
-
-    Attribute ``origins``: what differs in the origins of the last one.
-    """
+def table(paths: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Every run made again and compared: run, variable, values, different, largest difference; ``origins`` of the last one."""
     found = {}
     for path in paths:
         stored, new = results.read(path), again(path)
         found[path.stem] = compare(stored, new)
-    joined = pd.concat(found, names=["run", "variable"]).reset_index()
-    joined.attrs["origins"] = origins(stored, new)
-    return joined
+    return pd.concat(found, names=["run", "variable"]).reset_index(), origins(stored, new)
 
 
 def verdict(found: pd.DataFrame, paths: list[Path]) -> str:

@@ -12,7 +12,6 @@ compared, byte by byte; a full disk and a read-only folder must end in one clear
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import shutil
@@ -35,6 +34,7 @@ import yaml
 from tqdm.auto import tqdm
 
 import tiny
+from fuzz import tell
 from nas_lib import checkpoint, final, methods, results
 from nas_lib.checkpoint import CheckpointError
 from nas_lib.ranking import rank
@@ -261,13 +261,19 @@ def begin(folder: Path) -> subprocess.Popen:
 
 
 def kill_all(run: subprocess.Popen) -> None:
-    """SIGKILL for a process and all that it started, whatever sessions they have."""
+    """SIGKILL for a process and all that it started, whatever sessions they have; stopped first, so that they start no more."""
+    found: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
-        everyone = [p := psutil.Process(run.pid), *p.children(recursive=True)]
-        for process in everyone:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(everyone[1:], 10)
+        first = psutil.Process(run.pid)
+        while new := [p for p in (first, *first.children(recursive=True)) if p not in found]:
+            for process in new:
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
+            found += new
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(found[1:], 10)
     run.communicate()
 
 
@@ -283,25 +289,19 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--workflows", type=int, default=6, help="Snakemake runs to kill")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="file for the counts, JSON")
+    parser.add_argument("--out", type=Path, help="file for the counts, too")
     asked = parser.parse_args()
     begun = time.time()
     counts, wrong = campaign(asked.faults, asked.seed)
-    names = sorted({n for c in counts.values() for n in c})
-    print(f"{'fault':18}" + "".join(f"{n:>16}" for n in names))
-    for kind, found in counts.items():
-        print(f"{kind:18}" + "".join(f"{found[n]:>16}" for n in names))
     kills = 0
     if asked.workflows:
         with tempfile.TemporaryDirectory() as folder:
             kills, more = workflow(Path(folder), asked.workflows, asked.seed)
             wrong += more
-    total = sum(c.total() for c in counts.values())
     print("\n".join(wrong[:5]))
-    print(f"{total} faults and {kills} whole workflows killed, {len(wrong)} results lost or changed; {time.time() - begun:.0f} s")
-    if asked.out:
-        asked.out.write_text(json.dumps({"faults": {k: dict(c) for k, c in counts.items()}, "workflows": kills,
-                                         "wrong": len(wrong), "seed": asked.seed}, indent=1) + "\n")
+    total = sum(c.total() for c in counts.values())
+    tell(counts, sorted(set().union(*counts.values())), f"{total} faults and {kills} whole workflows killed (seed {asked.seed}): "
+         f"{len(wrong)} results lost or changed", begun, asked.out)
     sys.exit(bool(wrong))
 
 

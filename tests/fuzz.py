@@ -11,7 +11,6 @@ nowhere but in its folder. The subjects are in ``fuzz_subjects``.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import shutil
@@ -31,7 +30,7 @@ from nas_lib.images import ImageError
 from nas_lib.methods import UnknownMethod
 from nas_lib.official import BenchmarkError
 from nas_lib.parameters import ParameterError
-from nas_lib.results import ResultError
+from nas_lib.results import ResultError, provenance
 from nas_lib.supernet import StateError
 from nas_lib.training import TrainingError
 
@@ -123,7 +122,7 @@ def _limit(more: int) -> None:
 def remedied(text: str) -> bool:
     """Whether an error says what to do, or what there is."""
     words = ("delete", "again", "must", "check", "give", "put", "choose", "there ", "built-in", "name", "make", "correct",
-             "shuffle", "has ", "have ", "known", "use ", "lower", "works", " are ", "expected")
+             "shuffle", "has ", "have ", "known", "use ", "lower", "works", " are ", " can be ", "expected")
     return any(w in text for w in words) and len(text.splitlines()) <= 3
 
 
@@ -155,24 +154,32 @@ def campaign(files: int, seed: int, only: str = "", show=3) -> tuple[dict[str, C
 OUTCOMES = ("error", "read", "unclear", "wrong", "execution", "hang", "crash", "memory")
 
 
+def tell(counts: dict[str, Counter], columns, summary: str, begun: float, out: Path | None) -> None:
+    """Print a table of counts, ``summary`` below it and where that was; into the file ``out``, too."""
+    rows = [["", *columns], *([name, *(str(found[c]) for c in columns)] for name, found in counts.items())]
+    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = [name.ljust(first) + "".join(v.rjust(w + 2) for v, w in zip(row, widths, strict=True)) for name, *row in rows]
+    origin = provenance(begun, "cpu")
+    where = ", ".join(f"{k} {origin.get(k, '?')}" for k in ("commit", "python", "torch", "cpu"))
+    text = "\n".join([*lines, summary, f"{where}; {origin['start'][:10]}, {origin['seconds']:.0f} s"])
+    print(text, flush=True)
+    if out:
+        out.write_text(text + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="readers whose name has this text")
     parser.add_argument("--show", type=int, default=5, help="faults to print")
-    parser.add_argument("--out", type=Path, help="file for the counts, JSON")
+    parser.add_argument("--out", type=Path, help="file for the counts, too")
     asked = parser.parse_args()
     begun = time.time()
     counts, faults = campaign(asked.files, asked.seed, asked.only, asked.show)
-    print(f"{'reader':28}" + "".join(f"{o:>10}" for o in OUTCOMES))
-    for name, found in counts.items():
-        print(f"{name:28}" + "".join(f"{found[o]:>10}" for o in OUTCOMES))
     total = sum(counts.values(), Counter())
-    print(f"{total.total()} files, {total['error']} refused with a clear error, {total['read']} read, {len(faults)} faults; "
-          f"{time.time() - begun:.0f} s")
-    if asked.out:
-        asked.out.write_text(json.dumps({"files": total.total(), "seed": asked.seed, "outcomes": total}, indent=1) + "\n")
+    tell(counts, OUTCOMES, f"{total.total()} files (seed {asked.seed}): {total['error']} refused with a clear error, {total['read']} "
+         f"read, {len(faults)} faults", begun, asked.out)
     sys.exit(bool(faults))
 
 

@@ -154,7 +154,8 @@ def book(tmp_path_factory, evaluation, choices) -> Path:
     shown = [figures.curves(evaluation), figures.reliance_bars(choices.reliance),
              figures.cell("|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|none~2|"),
              tables.combinations(choices.accuracy)]
-    cells = [v4.new_markdown_cell("# Results\n\n{numref}`fig-0`: $\\alpha_e$ and\n\n$$\\sum_e \\alpha_e$$")]
+    given = v4.new_code_cell('campaign = "cifar10-cpu"', metadata={"tags": ["parameters"]})
+    cells = [v4.new_markdown_cell("# Results\n\n{numref}`fig-0`: $\\alpha_e$ and\n\n$$\\sum_e \\alpha_e$$"), given]
     for i, thing in enumerate(shown):
         figure = {"mystnb": {"figure": {"caption": f"Chart {i}", "name": f"fig-{i}"}}} if i < 2 else {}
         cells.append(v4.new_code_cell("chart", execution_count=1, outputs=[output(thing)],
@@ -162,9 +163,9 @@ def book(tmp_path_factory, evaluation, choices) -> Path:
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(v4.new_notebook(cells=cells, metadata=kernel), top / "book/index.ipynb")
     picked = figures.chooser({f"a cell whose name is longer than a narrow page is wide, {n}": text for n, text in CELLS["s0"].items()})
-    run = [v4.new_markdown_cell("# Stage 1"), v4.new_code_cell("chart", outputs=[output(shown[2]), output(picked)])]
+    run = [v4.new_markdown_cell("# Stage 1"), given, v4.new_code_cell("chart", outputs=[output(shown[2]), output(picked)])]
     nbformat.write(v4.new_notebook(cells=run, metadata=kernel),
-                   top / "book/report/runs/stage1-digits-gdas-s0.ipynb")
+                   top / "book/report/runs/stage1-cifar10-gdas-s0.ipynb")
     (top / "book/_toc.yml").write_text(
         "format: jb-book\nroot: index\nchapters:\n  - glob: report/runs/*\n")
     command = [Path(sys.executable).with_name("jupyter-book"), "build", "book", "-W", "--keep-going"]
@@ -182,8 +183,17 @@ def test_pages_are_complete(book):
 
 
 def test_run_pages_are_titled_by_their_run(book):
-    assert "<title>stage1-digits-gdas-s0" in (book / "report/runs/stage1-digits-gdas-s0.html").read_text("utf8")
-    assert "stage1-digits-gdas-s0" in (book / "index.html").read_text("utf8")
+    assert "<title>stage1-cifar10-gdas-s0" in (book / "report/runs/stage1-cifar10-gdas-s0.html").read_text("utf8")
+    assert "stage1-cifar10-gdas-s0" in (book / "index.html").read_text("utf8")
+
+
+def test_a_page_leads_to_the_runs_behind_its_numbers(book):
+    """To their pages, else to their results: the book may show the runs of another campaign."""
+    page = (book / "index.html").read_text("utf8")
+    assert 'href="report/runs/stage1-cifar10-gdas-s0.html">stage1-cifar10-gdas-s0<' in page
+    assert 'href="downloads/cifar10-cpu-stage2-cifar10-gdas-s0.nc">' in page
+    assert (book / "downloads/cifar10-cpu-stage2-cifar10-gdas-s0.nc").is_file()
+    assert "The runs behind it" not in (book / "genindex.html").read_text("utf8")
 
 
 def test_pages_without_charts_do_not_load_the_bundle(book):
@@ -204,7 +214,7 @@ def test_search_works_without_a_network(book, tmp_path):
 @needs_browser
 def test_pages_tell_when_the_first_chart_is_there(book, tmp_path):
     found = first_charts(pages(book), tmp_path)
-    assert set(found) == {"index", "stage1-digits-gdas-s0"} and min(found.values()) > 0
+    assert set(found) == {"index", "stage1-cifar10-gdas-s0"} and min(found.values()) > 0
 
 
 @needs_browser
@@ -224,7 +234,7 @@ def test_charts_and_tables_shrink_a_little_before_they_scroll(book, tmp_path):
 @needs_browser
 def test_a_long_list_leaves_room_for_the_button(book, tmp_path):
     with Browser(tmp_path) as browser:
-        page = browser.open((book / "report/runs/stage1-digits-gdas-s0.html").as_uri(), 390)
+        page = browser.open((book / "report/runs/stage1-cifar10-gdas-s0.html").as_uri(), 390)
         page.wait(SETTLED)
         assert page.run("""(() => { const chart = document.querySelector("select").closest(".nas-chart"), at = (name) =>
           chart.querySelector(name).getBoundingClientRect();

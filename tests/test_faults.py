@@ -1,7 +1,12 @@
 """A short fault campaign, and a workflow killed with all that it started; ``python tests/faults.py`` is the long one."""
 
 import os
+import secrets
+import subprocess
+import time
+from contextlib import suppress
 
+import psutil
 import pytest
 
 import faults
@@ -13,6 +18,22 @@ def test_whatever_stops_a_run_its_result_is_the_same():
     counts, wrong = faults.campaign(faults=12, seed=0)
     assert not wrong, wrong[0]
     assert sum(c.total() for c in counts.values()) >= 12
+
+
+def test_nothing_that_a_process_started_outlives_its_kill():
+    """Not what has a session of its own, as kernels have, nor what is started in the meantime."""
+    script = "for k in 1 2 3; do setsid bash -c 'while true; do sleep 300 & sleep 0.01; done' & done; wait"
+    run = subprocess.Popen(["bash", "-c", script], env={"PATH": os.environ["PATH"], "MARK": (mark := secrets.token_hex(8))})
+    while len(psutil.Process(run.pid).children(recursive=True)) < 9:
+        time.sleep(0.01)
+    faults.kill_all(run)
+    left = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            left += [process] * (process.environ().get("MARK") == mark)
+    for process in left:
+        process.kill()
+    assert not left
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from torch import nn
 
 import tiny
 from nas_lib import layers, pieces, ranking
+from nas_lib.checkpoint import Damaged
 from nas_lib.scores import ConstantScore, RankingError
 from nas_lib.spaces import NB201, Space
 from nas_lib.supernet import Supernet
@@ -223,6 +224,17 @@ def test_a_stopped_ranking_goes_on_to_the_same_numbers(stored, monkeypatch, tmp_
     assert whole.identical(rank(folder=tmp_path))
     assert len(asked) == blocks - stored > 0
     assert whole.identical(rank(folder=tmp_path)) and not asked
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.bool, torch.Tensor.float, lambda v: v[:-1]])
+def test_stored_scores_of_another_type_or_shape_are_not_taken(change, tmp_path):
+    net, (x, y), file = tiny.supernet(), tiny.images(12), tmp_path / "ranking.pt"
+    ranking.rank(net, x, y, block=4, progress=False, folder=tmp_path)
+    state = torch.load(file, weights_only=True)
+    torch.save(state | {"score": change(state["score"])}, file)
+    (tmp_path / "ranking-before.pt").unlink(missing_ok=True)
+    with pytest.raises(Damaged, match="of another space, or of another type"):
+        ranking.rank(net, x, y, block=4, progress=False, folder=tmp_path)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 50])     # 50 are more than there are blocks

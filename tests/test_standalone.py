@@ -10,6 +10,7 @@ from torch import nn
 
 import tiny
 from nas_lib import benchmark, smallnets, standalone
+from nas_lib.checkpoint import Damaged
 from nas_lib.spaces import NB201
 from nas_lib.standalone import Network, Recipe, train_from_scratch, train_shard
 
@@ -210,3 +211,12 @@ def test_a_stopped_shard_goes_on_to_the_same_numbers(monkeypatch, tmp_path):
     for i, seed in ((0, 0), (11, 1)):
         alone = train(NB201, NB201.archs[networks[i]], DATA, recipe, [seed])
         np.testing.assert_allclose(resumed.test[i, seed], alone["test"][0], atol=100 / 32 + 1e-3)
+
+
+def test_a_stored_shard_whose_numbers_are_of_another_type_is_not_taken(tmp_path):
+    file, recipe = tmp_path / "shard.pt", dataclasses.replace(RECIPE, steps=1)
+    train_shard(NB201, [20], DATA, recipe, [0], file, progress=False)
+    state = torch.load(file, weights_only=True)
+    torch.save(state | {"test": state["test"].bool()}, file)
+    with pytest.raises(Damaged, match="its numbers are of another type"):
+        train_shard(NB201, [20], DATA, recipe, [0], file, progress=False)

@@ -33,6 +33,15 @@ def test_result_sets_of_a_page(given, expected, folder):
     assert set(found) == expected and all(path.is_file() for path in found.values())
 
 
+@pytest.mark.parametrize("given, expected", [
+    ({"campaign": "quick", "out": "results/quick/stage1-digits-gdas-s0.nc"}, []),
+    ({"campaign": "quick", "dataset": "digits", "same": "quick", "evidence": "audit", "out": "", "seeds": [0]},
+     [("quick", "stage1-digits-gdas-s0.nc")]),
+    ({"dataset": "digits"}, [])])
+def test_runs_behind_a_page(given, expected, folder):
+    assert [(campaign, path.name) for campaign, path in takeaway.runs(given)] == expected
+
+
 def test_parameters_that_were_injected_win():
     cells = [v4.new_code_cell("a: int = 1  # one\nb: str = 'x'", metadata={"tags": ["parameters"]}),
              v4.new_code_cell("a = 2", metadata={"tags": ["injected-parameters"]}), v4.new_code_cell("a = f(3)", metadata={})]
