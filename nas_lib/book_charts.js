@@ -22,9 +22,13 @@
     };
   }
 
-  // Panels side by side stand below each other where the page is narrow.
+  const LEAST = 0.75;     // how far a chart may shrink
+  const AXIS = 72;        // what an axis takes beside a plot
+
+  // Panels side by side stand below each other where the page is narrow, none wider than the page.
   function fitted(spec, width) {
-    const panels = spec.hconcat ?? spec.concat ?? (spec.facet && []);
+    const panels = (spec.hconcat ?? spec.concat ?? (spec.facet && []))?.map(
+      (panel) => panel.width > width - AXIS ? { ...panel, width: width - AXIS } : panel);
     if (!panels || width >= 560) return spec;
     const { hconcat, ...rest } = spec;
     return { ...rest, ...(panels.length ? { concat: panels } : {}), columns: 1 };
@@ -40,6 +44,8 @@
         config: config(),
         actions: { export: true, source: false, compiled: false, editor: false },
       });
+      const svg = box.querySelector("svg.marks");
+      if (svg) svg.style.minWidth = `${LEAST * svg.getAttribute("width")}px`;
       box.querySelector("summary")?.setAttribute("aria-label", "Save this chart");
       if (chart.view) chart.view.finalize();
       chart.view = view;

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import json
 from functools import cache
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from docutils import nodes
@@ -64,21 +65,17 @@ def _table(table: takeaway.Table, label: str | None, renderer) -> nodes.table:
     stubs = [cell.tag.name == "th" for cell in table.grid("body")[0]]
     group = nodes.tgroup("", *(nodes.colspec(colwidth=1, stub=stub) for stub in stubs), cols=len(stubs))
     for part, name in ((nodes.thead, "head"), (nodes.tbody, "body")):
-        rows, above = part(), []
-        for columns in table.grid(name):
+        rows = part()
+        for cells in table.grid(name):      # what spans rows is repeated: docutils loses count of the columns behind it
             row = nodes.row()
-            for cell in dict.fromkeys(columns):
-                if (begun := cell in above) and name == "head":
-                    continue
-                # Docutils takes for a heading what comes first in a row: below one that spans several there is an empty cell.
-                text = [] if begun else _inline(cell.tag, cell.style, renderer)
-                entry = nodes.entry("", nodes.paragraph("", "", *text))
-                entry["classes"] = ["number" if numeric[columns.index(cell)] else "words"]
-                spans = {"morecols": cell.columns, "morerows": cell.rows if name == "head" else 1}
-                entry.attributes |= {key: n - 1 for key, n in spans.items() if n > 1}
+            for _, spanned in groupby(enumerate(cells), lambda cell: id(cell[1])):
+                (at, cell), *more = spanned
+                entry = nodes.entry("", nodes.paragraph("", "", *_inline(cell.tag, cell.style, renderer)))
+                entry["classes"] = ["number" if numeric[at] else "words"]
+                if more:
+                    entry["morecols"] = len(more)
                 row += entry
             rows += row
-            above = columns
         group += rows
     node = nodes.table("", *([nodes.title(text=table.caption)] if table.caption else []), group,
                        classes=["nas-table", "colwidths-auto"])

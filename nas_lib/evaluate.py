@@ -11,7 +11,7 @@ import time
 import numpy as np
 import xarray as xr
 
-from nas_lib import metrics, results
+from nas_lib import metrics, published, results
 from nas_lib.claims import SPACES, space_of
 
 SHOWN = ("probs", "train_loss", "train_accuracy", "valid_accuracy")     # of Stage 1, as it is
@@ -104,13 +104,14 @@ def test_errors(summaries: list[xr.Dataset], which: str = "last") -> xr.DataArra
     """Errors (space, stage1, stage2, seed) in percent of what was chosen, from a campaign's summaries of several spaces.
 
     Read off the truth table, or ``which`` error of the trained cells, the mean over training seeds; a space has its name
-    from ``claims.space_of``.
+    from ``claims.space_of``. Methods of Stage 2 stand in the order of the printed tables, others behind them.
     """
     found = {}
     for summary in summaries:
         error = 100 - summary.accuracy if "accuracy" in summary else summary[which].mean("train_seed")
         found[space_of(summary.dataset.item())] = error.drop_vars("dataset")
-    return xr.concat(found.values(), xr.Variable("space", list(found)), join="outer").rename("error")
+    joined = xr.concat(found.values(), xr.Variable("space", list(found)), join="outer").rename("error")
+    return joined.sel(stage2=sorted(joined.stage2.values, key=[*published.STAGE2, *joined.stage2.values].index))
 
 
 def chosen(summaries: list[xr.Dataset]) -> dict[str, str]:

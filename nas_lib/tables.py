@@ -210,11 +210,8 @@ def words(frame: pd.DataFrame, caption: str) -> Styler:
 
 
 def numbers(frame: pd.DataFrame, caption: str, digits: int = 1) -> Styler:
-    """A table of numbers with so many ``digits``, as they are; "–" where there is none."""
-    def text(value):
-        return value if isinstance(value, str) else "–" if pd.isna(value) else f"{value:,.{digits}f}"
-
-    return _styled(frame.map(text), caption)
+    """A table of numbers as they are, with ``digits`` decimals."""
+    return _styled(frame, caption).format(precision=digits, na_rep="–", thousands=",")
 
 
 def agreements(scores: dict[str, xr.DataArray], errors: dict[str, xr.DataArray]) -> Styler:

@@ -113,6 +113,8 @@ def test_looked_up_and_trained_errors_stand_in_one_table():
     np.testing.assert_array_equal(error.sel(space="nb201", stage2=["prune", "perturb"]), [10, 20])
     np.testing.assert_array_equal(error.sel(space="s1", stage2=["prune", "perturb"]), [np.nan, 42])
     assert evaluate.test_errors([looked, made], "best").sel(space="s1", stage2="perturb").item() == 37
+    more = xr.concat([made.assign_coords(stage2=[name]) for name in ("mine", "perturb", "prune", "valid")], "stage2")
+    assert evaluate.test_errors([more]).stage2.values.tolist() == ["prune", "valid", "perturb", "mine"]
 
 
 def made(space, last, genotype="k0 s1 k0 s1 k0 s1 k0 s1 / k0 s1 k0 s1 k0 s1 k0 s1", seed=1):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from nas_lib import charts, evaluate, figures, marks, tables
@@ -130,6 +131,8 @@ def test_other_tables(choices, evaluation, bench, runs):
     constant.spearman.loc[{"stage1": "none"}] = np.nan
     assert "–" in tables.stage1_summary(constant).to_html()
     assert "NAS-Bench-201, cifar10" in tables.quality(bench).to_html()
+    plain = tables.numbers(pd.DataFrame({"n": [1234.56, np.nan], "text": ["a", "b"]}, ["x", "x"]), "Sizes").to_html()
+    assert all(f">{text}<" in plain for text in ("1,234.6", "–", "a", "Sizes"))
     assert "A made-up run." in tables.scale(runs.assign_coords(dataset="digits"))._repr_markdown_()
 
 

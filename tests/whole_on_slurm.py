@@ -1,0 +1,53 @@
+"""The quick campaign on a real Slurm of one node: are its result sets those in results/quick, made without it?
+
+    python tests/whole_on_slurm.py        # after the main job; some minutes, and the programs that test_slurm names
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from nas_lib import results
+from test_slurm import ROOT, cluster, snakemake
+
+
+def run(folder: Path) -> None:
+    """The campaign without its pages, by a Slurm whose files are below ``folder``, as its results are."""
+    for name in ("notebooks", "book"):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "nas_lib", folder / "nas_lib")           # whose parent is where results go
+    said = yaml.safe_load((ROOT / "notebooks/campaigns/quick.yaml").read_text())
+    (folder / "quick.yaml").write_text(yaml.safe_dump(said | {"pages": None}))
+    (folder / "cluster").mkdir()
+    with cluster(folder / "cluster") as (environment, _):
+        command, _ = snakemake("slurm", "--configfile", "quick.yaml", "--default-resources", "mem_mb=450", "runtime=30",
+                               "--slurm-status-command", "squeue")
+        subprocess.run(command, check=True, cwd=folder, env=environment | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"})
+
+
+def differing(ours: Path, theirs: Path) -> list[str]:
+    """Names of the result sets of one folder that the other has with other values, inputs or configuration; clocks are left out."""
+    found = []
+    for path in sorted(ours.glob("*.nc")):
+        a, b = (results.read(p).pipe(lambda r: r.drop_vars([v for v in r if v.endswith("seconds")])) for p in (path, theirs / path.name))
+        if not a.equals(b) or any(a.attrs.get(k) != b.attrs.get(k) for k in ("config", "inputs")):
+            found.append(path.name)
+    return found
+
+
+if __name__ == "__main__":
+    local = ROOT / "results/quick"
+    count = len(list(local.glob("*.nc")))
+    if not count:
+        sys.exit("no results/quick: run `snakemake --profile notebooks/profiles/local` first")
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with tempfile.TemporaryDirectory() as place:
+        run(Path(place))
+        wrong = differing(local, Path(place) / "results/quick")
+    print(f"{count} result sets, {len(wrong)} differ {' '.join(wrong)}")
+    sys.exit(bool(wrong))
