@@ -141,8 +141,7 @@ def load_summary(campaign: str, dataset: str = "digits") -> xr.Dataset:
 
     Raises ResultError, naming what is missing, if there is neither.
     """
-    name = f"summary-{dataset}.nc"
-    return results.read(next(iter(results.kept(campaign, name)), results.where(f"results/{campaign}/{name}")))
+    return results.read_kept(campaign, f"summary-{dataset}.nc")
 
 
 def load_summaries(campaign: str) -> list[xr.Dataset]:

@@ -46,7 +46,7 @@ def measure(shapes, rounds: int = 5, device="cpu", methods_timed=("darts", "gdas
         name = "C={}, N={}, {side} x {side}".format(*shape[:2], side=shape[2])
         timed = {f"step of {m}": training_step(m, *shape, rounds=rounds, device=device) for m in methods_timed}
         timed["ranking, per cell"] = ranking_pass(*shape, images=images, rounds=rounds, rule=rule, device=device)
-        number = max(1, candidates // 8) if shape[0] * shape[2]**2 > LARGE else candidates
+        number = max(1, candidates // 8) if large(shape[0], shape[2]) else candidates
         parts = selection(*shape, number, images, rounds=rounds, device=device)
         timed["scores, per candidate"] = parts.sum("score").assign_attrs(parts.attrs)
         work = xr.concat([t.drop_attrs() for t in timed.values()], xr.Variable("work", list(timed)))
@@ -94,9 +94,14 @@ def noise(side: int, images: int, classes: int = 10, device="cpu") -> Data:
                 torch.device(device), lambda x: x)
 
 
+def large(channels: int, side: int) -> bool:
+    """Whether PyTorch computes the maps of a size: smaller ones are compiled."""
+    return channels * side**2 > LARGE
+
+
 def sides_of(channels: int, side: int) -> tuple[str, ...]:
     """Those that are timed at a size."""
-    return SIDES if channels * side**2 > LARGE else SIDES[:3]
+    return SIDES if large(channels, side) else SIDES[:3]
 
 
 def shown(net: Supernet, side: str) -> Supernet:
@@ -146,7 +151,7 @@ def ranking_pass(channels: int, cells: int, side: int, images: int = 256, few: i
     data, rng = noise(side, images, device=device), np.random.default_rng(0)
     net = trained(channels, cells, data)
     (x, y), (members, _) = data.halves()[1], ranking.representatives(NB201, rule)
-    block = block or min(ranking.block_size(net, x, 256), 8 if channels * side**2 > LARGE else 128)
+    block = block or min(ranking.block_size(net, x, 256), 8 if large(channels, side) else 128)
     starts = rng.choice(len(members) - block, blocks)
     archs = [NB201.archs[members[k:k + block]] for k in starts]
     calibration = data.halves()[0][0] if rule == "recalibrate" else None

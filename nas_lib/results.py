@@ -69,6 +69,11 @@ def kept(campaign: str, pattern: str) -> list[Path]:
     return own or sorted(where(f"book/reference/{campaign}").glob(pattern))
 
 
+def read_kept(campaign: str, name: str) -> xr.Dataset:
+    """The result ``name`` of a campaign, where ``kept`` finds it. Raises as ``read``, naming its place in ``results/``."""
+    return read(next(iter(kept(campaign, name)), where(f"results/{campaign}/{name}")))
+
+
 def runs(campaign: str, stage: int, dataset: str) -> xr.Dataset:
     """All runs of a stage on one data set, joined: ``[stage1, seed, ...]``. Raises as ``load``."""
     return load(kept(campaign, f"stage{stage}-{dataset}-*.nc")).sel(dataset=dataset)

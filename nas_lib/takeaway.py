@@ -24,7 +24,7 @@ LATEX = str.maketrans({
 NUMBER = re.compile(r"[−+-]?\d[^a-z]{0,24}|–?", re.IGNORECASE)      # a value, its deviation and unit, or nothing
 
 
-@dataclass(frozen=True, eq=False)       # two cells with one text are two
+@dataclass(frozen=True)
 class Cell:
     """One cell of a table: ``tag`` is its HTML element, ``style`` of "", "bold" and "italic" that of its text."""
 

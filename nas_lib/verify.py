@@ -55,7 +55,7 @@ def compare(stored: xr.Dataset, new: xr.Dataset) -> pd.DataFrame:
         else:
             number = a.dtype.kind in "fiub"
             differ = (a != b) & ~(np.isnan(a) & np.isnan(b)) if a.dtype.kind == "f" else a != b
-            rows[name] = a.size, int(differ.sum()), np.abs(a.astype(float) - b)[differ].max(initial=0) if number else np.nan
+            rows[name] = a.size, int(differ.sum()), np.abs(a[differ].astype(float) - b[differ]).max(initial=0) if number else np.nan
     texts = [json.loads(run.attrs.get("inputs", "{}")) for run in (stored, new)]
     rows |= {f"input {k}": (1, int(v != texts[1].get(k)), np.nan) for k, v in texts[0].items()}
     return pd.DataFrame(rows, index=["values", "different", "largest difference"]).T.astype({"values": int, "different": int})

@@ -117,18 +117,23 @@ def cluster(folder):
             daemon.wait(30)
 
 
+def prepare(folder, campaign):
+    """A repository in ``folder`` with results of its own, a ``campaign.yaml`` and room for a cluster's files."""
+    for name in ("notebooks", "book"):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "nas_lib", folder / "nas_lib")           # whose parent is where results go
+    (folder / "campaign.yaml").write_text(yaml.safe_dump(campaign))
+    (folder / "cluster").mkdir()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)} (Debian: apt install slurmctld slurmd munge)")
 def test_a_campaign_on_slurm_gives_the_local_results(tmp_path):
     """One of its jobs is cancelled in its middle, and done again; each has one device and sees no other."""
-    for name in ("notebooks", "book"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    shutil.copytree(ROOT / "nas_lib", tmp_path / "nas_lib")         # whose parent is where results go
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    (tmp_path / "cluster").mkdir()
+    prepare(tmp_path, TINY)
     with cluster(tmp_path / "cluster") as (environment, ask):
         command, kinds = snakemake(
-            "slurm", "--configfile", "tiny.yaml", "--set-resources", "stage1:gpu=1", "stage2:gpu=1",
+            "slurm", "--configfile", "campaign.yaml", "--set-resources", "stage1:gpu=1", "stage2:gpu=1",
             "--default-resources", "mem_mb=100", "runtime=10", "--slurm-status-command", "squeue",
             "--slurm-init-seconds-before-status-checks", "1", cwd=tmp_path,
             env=environment | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"})

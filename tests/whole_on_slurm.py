@@ -4,7 +4,6 @@
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,32 +11,23 @@ from pathlib import Path
 
 import yaml
 
-from nas_lib import results
-from test_slurm import ROOT, cluster, snakemake
+from nas_lib import results, verify
+from test_slurm import ROOT, cluster, prepare, snakemake
 
 
 def run(folder: Path) -> None:
     """The campaign without its pages, by a Slurm whose files are below ``folder``, as its results are."""
-    for name in ("notebooks", "book"):
-        (folder / name).symlink_to(ROOT / name)
-    shutil.copytree(ROOT / "nas_lib", folder / "nas_lib")           # whose parent is where results go
-    said = yaml.safe_load((ROOT / "notebooks/campaigns/quick.yaml").read_text())
-    (folder / "quick.yaml").write_text(yaml.safe_dump(said | {"pages": None}))
-    (folder / "cluster").mkdir()
+    prepare(folder, yaml.safe_load((ROOT / "notebooks/campaigns/quick.yaml").read_text()) | {"pages": None})
     with cluster(folder / "cluster") as (environment, _):
-        command, _ = snakemake("slurm", "--configfile", "quick.yaml", "--default-resources", "mem_mb=450", "runtime=30",
+        command, _ = snakemake("slurm", "--configfile", "campaign.yaml", "--default-resources", "mem_mb=450", "runtime=30",
                                "--slurm-status-command", "squeue")
         subprocess.run(command, check=True, cwd=folder, env=environment | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"})
 
 
 def differing(ours: Path, theirs: Path) -> list[str]:
-    """Names of the result sets of one folder that the other has with other values, inputs or configuration; clocks are left out."""
-    found = []
-    for path in sorted(ours.glob("*.nc")):
-        a, b = (results.read(p).pipe(lambda r: r.drop_vars([v for v in r if v.endswith("seconds")])) for p in (path, theirs / path.name))
-        if not a.equals(b) or any(a.attrs.get(k) != b.attrs.get(k) for k in ("config", "inputs")):
-            found.append(path.name)
-    return found
+    """Names of the result sets of one folder that the other has with other values or inputs; clocks are left out."""
+    return [path.name for path in sorted(ours.glob("*.nc"))
+            if verify.compare(*(results.read(p) for p in (path, theirs / path.name))).different.any()]
 
 
 if __name__ == "__main__":
