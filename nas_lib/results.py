@@ -232,8 +232,8 @@ def _texts(dataset):
 
 
 def _encoding(dataset):
-    """Compression for arrays; texts as characters, since variable-length text is not compressed."""
-    squeeze = {"zlib": True, "complevel": 4}
+    """Compression for arrays, as close as zlib can; texts as characters, since variable-length text is not compressed."""
+    squeeze = {"zlib": True, "complevel": 9}
     return {name: squeeze | ({"dtype": "S1"} if v.dtype.kind in "UOT" else {})
             for name, v in dataset.variables.items() if v.size > 1}
 
