@@ -199,27 +199,33 @@ def law(probs: xr.DataArray) -> alt.FacetChart:
 def paired_errors(corrected: xr.DataArray, published: xr.DataArray) -> alt.LayerChart:
     """Test error of every pair of stages under the two protocols; accuracies ``(stage1, stage2, seed)`` in percent.
 
-    Whiskers are population standard deviations over seeds; on the dotted line nothing changes.
+    Whiskers are population standard deviations over seeds; on the dotted line nothing changes. Both axes are the same,
+    and logarithmic: a few pairs err far more than the others.
     """
     sides = {"x": 100 - tidy(published), "y": 100 - tidy(corrected)}
     tables = {k: spread(v).set_index(["stage1", "stage2"]).add_prefix(f"{k}_") for k, v in sides.items()}
     table = tables["x"].join(tables["y"], how="inner").reset_index()
+    lows, highs = ["x_low", "y_low"], ["x_high", "y_high"]
+    table[lows] = table[lows].clip(lower=0.1)                       # a logarithm ends where a deviation may not
+    ends = [table[lows].min(axis=None) * 0.95, table[highs].max(axis=None) * 1.05]
     names = [n for n in tidy(corrected).stage1.values.tolist() if n in set(table["stage1"])]
-    look, scale = marks.told_apart(names), alt.Scale(zero=False)
-    base = alt.Chart(table).encode(tooltip=tips("stage1", "stage2", "x_mean.2f=published (%)",
-                                                "y_mean.2f=corrected (%)", "y_n=seeds"))
+    look = marks.told_apart(names)
+    axis = {"scale": alt.Scale(type="log", nice=False, domain=ends), "axis": alt.Axis(tickCount=6, format="~g")}
+    base = alt.Chart(table).encode(tooltip=tips("stage1", "stage2", "x_mean.2f=published (%)", "x_n=published, seeds",
+                                                "y_mean.2f=corrected (%)", "y_n=corrected, seeds"))
     rules = base.mark_rule(opacity=0.45).encode(stroke=look["stroke"])
-    x = alt.X("x_mean:Q", title="test error under the published protocol (%)", scale=scale)
-    y = alt.Y("y_mean:Q", title="test error under the corrected protocol (%)", scale=scale)
+    x = alt.X("x_mean:Q", title="test error under the published protocol (%, log scale)", **axis)
+    y = alt.Y("y_mean:Q", title="test error under the corrected protocol (%, log scale)", **axis)
     points = base.mark_point(size=70, opacity=1, strokeWidth=1.6).encode(
-        x=x, y=y, **look, shape=alt.Shape("stage2:N", title="Stage 2", legend=alt.Legend(orient="bottom", columns=5)))
-    flat = rules.encode(x=alt.X("x_low:Q", scale=scale), x2="x_high:Q", y=y)
-    steep = rules.encode(x=x, y=alt.Y("y_low:Q", scale=scale), y2="y_high:Q")
-    ends = pd.DataFrame({"v": [table[["x_low", "y_low"]].min().max(), table[["x_high", "y_high"]].max().min()]})
-    same = alt.Chart(ends).mark_line(strokeDash=marks.DOT, color=marks.GREY).encode(x="v:Q", y="v:Q")
+        x=x, y=y, **look, shape=alt.Shape("stage2:N", title="Stage 2", sort=corrected.stage2.values.tolist(),
+                                          legend=alt.Legend(orient="bottom", columns=5)))
+    flat = rules.encode(x=alt.X("x_low:Q", **axis), x2="x_high:Q", y=y)
+    steep = rules.encode(x=x, y=alt.Y("y_low:Q", **axis), y2="y_high:Q")
+    same = alt.Chart(pd.DataFrame({"v": ends})).mark_line(strokeDash=marks.DOT, color=marks.GREY).encode(
+        x=alt.X("v:Q", **axis), y=alt.Y("v:Q", **axis))
     counts = n_text([*table["x_n"], *table["y_n"]])
     return alt.layer(same, flat, steep, points).properties(
-        width=470, height=380,
+        width=420, height=420,
         title=alt.Title("Does the protocol change the result?",
                         subtitle=f"mean and ± population std over {counts}; dotted: no change"),
         description=f"Test error of {len(table)} pairs of Stage 1 and Stage 2 under the published and the corrected "

@@ -24,7 +24,7 @@ def law(trained: Trained) -> xr.Dataset:
     places = {"edge": [f"{t}<-{s}" for t, s in space.edges], "op": list(space.ops),
               "epoch": np.arange(len(history.get("train_loss", ())))}
     if space.enumerable:
-        found, places = {"log_prob": ("arch", trained.log_prob), **found}, {"arch": space.strings, **places}
+        found, places = {"log_prob": ("arch", trained.log_prob.astype(np.float32)), **found}, {"arch": space.strings, **places}
     else:
         columns = "op" if trained.alpha.shape[1] == len(space.ops) else "logit"
         found |= {"log_prob": (("edge", "op"), trained.log_prob), "alpha": (("edge", columns), trained.alpha.numpy())}

@@ -232,10 +232,16 @@ def _texts(dataset):
 
 
 def _encoding(dataset):
-    """Compression for arrays, as close as zlib can; texts as characters, since variable-length text is not compressed."""
+    """Arrays in one piece and as close as zlib can; texts as characters, since variable-length text is not compressed."""
     squeeze = {"zlib": True, "complevel": 9}
-    return {name: squeeze | ({"dtype": "S1"} if v.dtype.kind in "UOT" else {})
+    return {name: squeeze | (_characters(v) if v.dtype.kind in "UOT" else {"chunksizes": v.shape})
             for name, v in dataset.variables.items() if v.size > 1}
+
+
+def _characters(texts):
+    """Texts lie on disk with one dimension more, as long as the longest one."""
+    width = max(len(str(t).encode()) for t in texts.values.flat)
+    return {"dtype": "S1", "chunksizes": (*texts.shape, max(width, 1))}
 
 
 def _lift(runs):
