@@ -103,6 +103,11 @@ def agreement(a: xr.DataArray, b: xr.DataArray, level: float = 0.95, resamples: 
     return xr.Dataset({"rho": spearman(*plain, dim="pair"), "low": low, "high": high, "n": n})
 
 
+def interval(found: xr.Dataset) -> str:
+    """An ``agreement`` as text, "0.78 (0.52 to 0.88)"."""
+    return f"{found.rho:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
 def _mean(values):
     """Mean over the last axis of what is known."""
     known = ~np.isnan(values)

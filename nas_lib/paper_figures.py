@@ -13,7 +13,7 @@ import xarray as xr
 
 from nas_lib import marks
 from nas_lib.marks import n_text, spread, tidy, tips
-from nas_lib.pairs import agreement
+from nas_lib.pairs import agreement, interval
 from nas_lib.published import STAGE2
 
 
@@ -30,7 +30,7 @@ def against_published(accuracy: xr.DataArray, published: xr.Dataset) -> alt.HCon
     for dataset in published.dataset.values:
         printed = published[["mean", "std"]].sel(dataset=dataset, drop=True)
         found = agreement(ours, printed["mean"])
-        rho = f"ρ = {found.rho:.2f} ({found.low:.2f} to {found.high:.2f})"
+        rho = f"ρ = {interval(found)}"
         side = printed.to_dataframe().rename(columns={"mean": "printed", "std": "printed_std"})
         table = own.join(side, how="inner").reset_index()
         gap = table["printed_std"].fillna(0.0)                # one column of Table 5 lost its deviations

@@ -104,6 +104,7 @@ def test_agreement_is_spearman_over_shared_pairs():
 def test_interval():
     rng = np.random.default_rng(1)
     a = table(rng.normal(size=(5, 5)))
+    assert pairs.interval(xr.Dataset({"rho": 0.776, "low": -0.5, "high": 1.0})) == "0.78 (-0.50 to 1.00)"
     same, other = pairs.agreement(a, 3 * a + 1), pairs.agreement(a, table(rng.normal(size=(5, 5))))
     assert same.low == pytest.approx(1) and same.high == pytest.approx(1)
     assert other.low < 0 < other.high and other.low < other.rho < other.high
