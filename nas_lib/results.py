@@ -232,16 +232,16 @@ def _texts(dataset):
 
 
 def _encoding(dataset):
-    """Arrays in one piece and as close as zlib can; texts as characters, since variable-length text is not compressed."""
-    squeeze = {"zlib": True, "complevel": 9}
-    return {name: squeeze | (_characters(v) if v.dtype.kind in "UOT" else {"chunksizes": v.shape})
-            for name, v in dataset.variables.items() if v.size > 1}
+    """Compression for arrays, as close as zlib can and in one piece."""
+    return {name: {"zlib": True, "complevel": 9} | _whole(v) for name, v in dataset.variables.items() if v.size > 1}
 
 
-def _characters(texts):
-    """Texts lie on disk with one dimension more, as long as the longest one."""
-    width = max(len(str(t).encode()) for t in texts.values.flat)
-    return {"dtype": "S1", "chunksizes": (*texts.shape, max(width, 1))}
+def _whole(v):
+    """A chunk that holds all of ``v``; texts lie on disk as characters, since variable-length text is not compressed."""
+    if v.dtype.kind in "UOT":                       # with one dimension more, as long as the longest text
+        width = max((len(t.encode()) for t in v.values.flat if isinstance(t, str)), default=0)
+        return {"dtype": "S1", "chunksizes": (*v.shape, max(width, 1))}
+    return {"chunksizes": v.shape} if v.dtype.kind in "biuf" else {}
 
 
 def _lift(runs):

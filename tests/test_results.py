@@ -59,6 +59,15 @@ def test_a_name_cannot_lead_elsewhere(name):
             make()
 
 
+@pytest.mark.parametrize("values, expected", [
+    (["a", "ü€x"], ["a", "ü€x"]), (["", ""], ["", ""]), (np.array(["ab", np.nan, None], object), ["ab", "", ""]),
+    (np.array([np.nan, ""], object), ["", ""]), (np.array([b"ab", b"c"]), [b"ab", b"c"]), ([True, False], [True, False])],
+    ids=["unicode", "empty", "missing", "all missing", "bytes", "flags"])
+def test_texts_and_flags_come_back(tmp_path, values, expected):
+    file = results.write(xr.Dataset({"v": ("x", values)}), tmp_path / "r.nc")
+    assert results.read(file).v.values.tolist() == expected
+
+
 def test_own_runs_before_those_that_the_book_keeps(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "root", lambda: tmp_path)
     with pytest.raises(ValueError, match="no results"):
