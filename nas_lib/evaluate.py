@@ -23,7 +23,7 @@ def evaluate_stage1(runs: xr.Dataset, truth: xr.DataArray) -> xr.Dataset:
     ``top_identification`` and ``sampling_mass`` (stage1, seed, threshold), ``random`` (threshold); the others
     (stage1, seed). A run without scores has NaN in what depends on them.
     """
-    score, law = runs["score"], runs["log_prob"].astype(float)
+    score, law = runs["score"], runs["log_prob"]
     return xr.Dataset({
         "top_identification": metrics.top_identification(score, truth),
         "sampling_mass": metrics.sampling_mass(law, truth),

@@ -14,7 +14,10 @@ from nas_lib.training import Trained
 
 
 def law(trained: Trained) -> xr.Dataset:
-    """What Stage 1 hands over, with its history; ``genotype`` is what ``prune`` takes where Stage 2 must give texts."""
+    """What Stage 1 hands over, with its history; ``genotype`` is what ``prune`` takes where Stage 2 must give texts.
+
+    A law over all architectures is kept in single precision, as their scores are.
+    """
     space = trained.space
     history = {k: np.asarray(v) for k, v in trained.history.items()}
     dims = {1: ("epoch",), 3: ("epoch", "edge", "op")}

@@ -20,7 +20,7 @@ from nas_lib.intervals import confidence
 from nas_lib.marks import n_text, tidy
 from nas_lib.metrics import mean_std, spearman
 from nas_lib.notes import Note, not_run, scale, scales, source  # noqa: F401  what pages say between tables
-from nas_lib.pairs import agreement
+from nas_lib.pairs import agreement, interval
 from nas_lib.results import where
 from nas_lib.spaces import NB201
 
@@ -217,8 +217,7 @@ def numbers(frame: pd.DataFrame, caption: str, digits: int = 1) -> Styler:
 def agreements(scores: dict[str, xr.DataArray], errors: dict[str, xr.DataArray]) -> Styler:
     """How each score of pairs (rows) agrees with each table of errors (columns), ``pairs.agreement`` of every two."""
     found = {e: {s: agreement(score, error) for s, score in scores.items()} for e, error in errors.items()}
-    text = {e: {s: f"{a.rho:.2f} ({a.low:.2f} to {a.high:.2f})" for s, a in column.items()}
-            for e, column in found.items()}
+    text = {e: {s: interval(a) for s, a in column.items()} for e, column in found.items()}
     counts = sorted({int(a.n) for column in found.values() for a in column.values()})
     return words(pd.DataFrame(text), f"Spearman of score and test error over n = {' or '.join(map(str, counts))} "
                    "pairs, 95 % bootstrap interval over pairs and, where known, seeds; 1: the score orders as the errors")

@@ -27,6 +27,16 @@ def test_a_summary_holds_both_evaluations(joined, choices):
     assert made.attrs["protocol"] == "paper" and made.attrs["bn"] == "batch" and "arch" not in made.dims
 
 
+def test_a_law_kept_in_single_precision_is_summed_in_double(joined):
+    one, _, truth = joined
+    law = np.random.default_rng(0).dirichlet(np.ones(one.sizes["arch"]))
+    kept = one.squeeze("dataset").assign(log_prob=one.log_prob.squeeze("dataset") * 0 + np.log(law)).astype(np.float32)
+    again, exact = (evaluate.evaluate_stage1(k, truth) for k in (kept, kept.astype(float)))
+    for name in ("sampling_mass", "expected_accuracy", "entropy"):
+        assert again[name].dtype == np.float64
+        np.testing.assert_array_equal(again[name], exact[name])
+
+
 def test_without_the_four_baselines_there_is_no_reliance(joined):
     one, two, truth = joined
     some = ["darts", "gdas"]

@@ -172,5 +172,10 @@ def test_two_protocols_side_by_side(evaluation, choices):
         assert r["y_mean"] == pytest.approx(errors.mean().item(), abs=1e-4) and r["y_n"] == 3
         assert r["x_mean"] == pytest.approx(errors.sel(seed=0).item() + 1, abs=1e-4) and r["x_low"] == r["x_high"]
     assert "n = 1 to 3 seeds" in spec["title"]["subtitle"]
+    wide = choices.accuracy.copy(data=np.broadcast_to([100.0, 100.0, 1.0], choices.accuracy.shape))    # std above the mean
+    spec = figures.paired_errors(choices.accuracy, wide).to_dict()
+    rows = next(rows for rows in spec["datasets"].values() if "x_mean" in rows[0])
+    domains = [layer["encoding"][axis]["scale"]["domain"] for layer in spec["layer"] for axis in "xy"]
+    assert {r["x_low"] for r in rows} == {0.1} and all(d == domains[0] and 0 < d[0] <= 0.1 for d in domains)
     table = tables.protocols(evaluation, evaluation.sel(seed=[0]))
     assert table.data.shape == (evaluation.sizes["stage1"], 6) and "n = 1 seed published" in table.caption
