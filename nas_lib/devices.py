@@ -1,7 +1,8 @@
-"""One run for each CUDA device: a run takes a device that no other run on this machine has, or waits for one."""
+"""So many runs for each CUDA device, one unless ``NAS_RUNS_PER_GPU`` says more: a run takes a device with a free place, or waits."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -28,9 +29,13 @@ def visible() -> list[str]:
 def claim() -> socket.socket | None:
     """Make a free device the only one that this process sees, and so ``cuda``; with all taken, wait.
 
-    The device belongs to this process to its end, whichever way it ends. Where ``CUDA_VISIBLE_DEVICES``, by the user
-    or a cluster, names some, it is one of those. Without any device nothing happens: CUDA says so itself.
+    A place on it belongs to this process to its end, whichever way it ends; a device without any run comes before one
+    with some. Where ``CUDA_VISIBLE_DEVICES``, by the user or a cluster, names some, it is one of those. Without any device
+    nothing happens: CUDA says so itself. Raises ValueError where ``NAS_RUNS_PER_GPU`` is no number from 1.
     """
+    share = os.environ.get("NAS_RUNS_PER_GPU", "1")
+    if not (share.isdecimal() and int(share) > 0):
+        raise ValueError(f"NAS_RUNS_PER_GPU = {share!r:.50}: give the number of runs that share a device, from 1")
     there = visible()
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = given.split(",") if given else [str(i) for i in range(len(there))]
@@ -38,12 +43,13 @@ def claim() -> socket.socket | None:
     if torch.cuda.is_initialized():                         # too late to see fewer
         devices = [devices[torch.cuda.current_device()]]
     for look in range(sys.maxsize if devices else 0):
-        for name, identity in devices:
-            if (lock := _lock(identity)) is not None:
+        for place, (name, identity) in itertools.product(range(int(share)), devices):
+            if (lock := _lock(f"{identity} {place}" if place else identity)) is not None:
                 os.environ["CUDA_VISIBLE_DEVICES"] = name
                 return lock
         if not look:
-            print(f"Every CUDA device ({', '.join(names)}) has a run: waiting until one ends.", flush=True)
+            runs = "a run" if share == "1" else f"{share} runs"
+            print(f"Every CUDA device ({', '.join(names)}) has {runs}: waiting until one ends.", flush=True)
         time.sleep(WAIT)
     return None
 

@@ -43,15 +43,18 @@ def growth(rounds: int = 3, axes: dict | None = None, base: dict | None = None) 
                       {"base": ", ".join(f"{v} {k}" for k, v in base.items())})
 
 
-def job(work: str, side: str, size: dict) -> Callable[[], object]:
-    """One step of DARTS, or the ranking of neighbours, of a ``size`` like ``BASE``; ``side`` as in ``performance``."""
+def job(work: str, side: str, size: dict, device="cpu") -> Callable[[], object]:
+    """One step of a method ("step of darts"), or the ranking of neighbours, of a ``size`` like ``BASE``; ``side`` as in
+    ``performance``."""
     channels, cells, batch, images = (size[k] for k in ("channels", "cells", "batch", "images"))
-    noise = performance.noise(size["side"], batch if "step" in work else images)
+    stepping = work.startswith("step of ")
+    noise = performance.noise(size["side"], batch if stepping else images, device=device)
     (x, y), (xv, yv) = noise.halves()
-    if "step" in work:
-        run = Run(methods.stage1("darts"), NB201, noise, Budget(channels=channels, cells=cells, batch=batch), 0, None)
+    if stepping:
+        method = methods.stage1(work.removeprefix("step of "))
+        run = Run(method, NB201, noise, Budget(channels=channels, cells=cells, batch=batch), 0, None)
         performance.shown(run.net, side).train()
-        return lambda: (run.architecture_step(xv, yv, 0.0), run.weight_step(x, y, 0.0))
+        return lambda: (run.learns and run.architecture_step(xv, yv, 0.0), run.weight_step(x, y, 0.0))
     net = performance.shown(performance.trained(channels, cells, noise), side)
     members = ranking.representatives(NB201, "batch")[0]
     archs = NB201.archs[members[len(members) // 2:][:NEIGHBOURS]]
@@ -98,35 +101,51 @@ def populations(channels=(4, 16), seeds: int = 4, rounds: int = 3, archs: int = 
     return xr.Dataset({"seconds": xr.concat(found, xr.Variable("channels", list(channels)))}, attrs={"seeds": seeds, "archs": archs})
 
 
-def processes(counts=(1, 2), rounds: int = 5, base: dict | None = None) -> xr.DataArray:
-    """Architectures ranked per second by several processes at once, of one thread each, ``(processes, round)``, by the clock."""
+def processes(counts=(1, 2), rounds: int = 5, base: dict | None = None, work="ranking, per cell", device="cpu") -> xr.DataArray:
+    """How often per second several processes at once do a ``work``, of one thread each, ``(processes, round)``, by the clock: steps, or
+    architectures ranked. On a GPU they share it."""
     started = multiprocessing.get_context("spawn")
     found = []
     for count in counts:
-        with started.Pool(count, _ready, (started.Barrier(count), BASE | (base or {}))) as pool:
-            found.append([_rate(pool.map(_together, range(count), chunksize=1)) for _ in range(rounds + 1)][1:])
+        with started.Pool(count, _ready, (started.Barrier(count), work, BASE | (base or {}), device)) as pool:
+            spans = [pool.map(_together, range(count), chunksize=1) for _ in range(rounds + 1)][1:]
+        found.append([_rate(s, 1 if work.startswith("step of ") else NEIGHBOURS) for s in spans])
     return xr.DataArray(found, {"processes": list(counts), "round": range(rounds)}, name="rate")
 
 
-def _ready(barrier, size: dict) -> None:
+def on_device(channels: int, cells: int, sides=(32, 16), batch: int = 64, counts=(1, 2, 4, 8), rounds: int = 5, device="cuda") -> xr.Dataset:
+    """What a device does: ``seconds (side, unit, round)`` of ``performance.units``; ``rate (work, processes, round)`` of works that
+    several processes do on it, images of the first side; ``launch``, seconds to start a kernel that does nearly nothing."""
+    size = {"channels": channels, "cells": cells, "side": sides[0], "batch": batch}
+    seconds = [performance.units(channels, cells, side, batch, rounds, device) for side in sides]
+    works = ("step of rsps", "step of darts", "ranking, per cell")
+    rate = [processes(counts, rounds, size, work, device) for work in works]
+    one = torch.zeros((), device=device)
+    launch = performance.paired({"kernels": lambda: [one.add_(1) for _ in range(1000)]}, rounds, device).median().item() / 1000
+    return xr.Dataset({"seconds": xr.concat(seconds, xr.Variable("side", list(sides))), "launch": launch,
+                       "rate": xr.concat(rate, xr.Variable("work", list(works)))}, attrs={"channels": channels, "cells": cells, "batch": batch})
+
+
+def _ready(barrier, work: str, size: dict, device) -> None:
     torch.set_num_threads(1)
     global _shared
-    _shared = barrier, job("ranking, per cell", "ours", size)
+    _shared = barrier, job(work, "ours", size, device), device
 
 
 def _together(_) -> tuple[float, float]:
     """When this process began and ended its job; the barrier gives every process one."""
-    barrier, work = _shared
+    barrier, work, device = _shared
     barrier.wait()
     start = time.monotonic()
     for _ in range(REPEATS):
         work()
+    performance.wait(device)
     return start, time.monotonic()
 
 
-def _rate(spans: list[tuple[float, float]]) -> float:
+def _rate(spans: list[tuple[float, float]], each: int) -> float:
     starts, ends = zip(*spans, strict=True)
-    return len(spans) * REPEATS * NEIGHBOURS / (max(ends) - min(starts))
+    return len(spans) * REPEATS * each / (max(ends) - min(starts))
 
 
 def memory(size: dict, sides=("plain", "ours")) -> xr.DataArray:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from nas_lib.protocol import PRECISIONS
 from nas_lib.spaces import NB201
 from nas_lib.steps import Run
 from nas_lib.supernet import Supernet
-from nas_lib.training import Budget
+from nas_lib.training import Budget, Stage1
 
 SIDES = ("plain", "relaid", "ours", "bfloat16")
 
@@ -73,10 +74,10 @@ def paired(sides: dict[str, Callable[[], object]], rounds: int, device="cpu") ->
     clock = time.process_time if alone else time.perf_counter
 
     def timed(work):
-        _wait(device)
+        wait(device)
         start = clock()
         work()
-        _wait(device)
+        wait(device)
         return clock() - start
 
     for work in sides.values():
@@ -135,8 +136,8 @@ def training_step(method: str, channels: int, cells: int, side: int, batch: int 
 
     seconds = paired({name: side_of(name) for name in losses}, rounds, device)
     a, b = (np.array(losses[k][:2]) for k in ("plain", "ours"))
-    kinds = ("sampled", "sampled") if method in plan.SAMPLED else ("weights", "alpha")
-    count = sum(plan.units(channels, cells, batch, side)[k][0] for k in kinds) / 2
+    way, costs = "sampled" if method in plan.SAMPLED else "mixed", plan.units(channels, cells, batch, side)
+    count = sum(costs[f"{way} {of}"][0] for of in ("weights", "alpha")[:1 + methods.stage1(method).learns]) / 2
     return seconds.assign_attrs(agreement=float(np.max(abs(a - b) / abs(a))), multiplies=count)
 
 
@@ -151,7 +152,7 @@ def ranking_pass(channels: int, cells: int, side: int, images: int = 256, few: i
     data, rng = noise(side, images, device=device), np.random.default_rng(0)
     net = trained(channels, cells, data)
     (x, y), (members, _) = data.halves()[1], ranking.representatives(NB201, rule)
-    block = block or min(ranking.block_size(net, x, 256), 8 if large(channels, side) else 128)
+    block = block or min(ranking.block_size(net, x, 256), 8 if large(channels, side) and data.device.type == "cpu" else 128)
     starts = rng.choice(len(members) - block, blocks)
     archs = [NB201.archs[members[k:k + block]] for k in starts]
     calibration = data.halves()[0][0] if rule == "recalibrate" else None
@@ -203,6 +204,40 @@ def selection(channels: int, cells: int, side: int, candidates: int = 100, image
     return xr.concat(seconds, xr.Variable("score", list(sides))).assign_attrs(multiplies=float(count))
 
 
+@dataclass(frozen=True)
+class _Projected(Stage1):
+    """A mixture of which half the edges are decided."""
+
+    def mix(self, space, alpha, progress, generator):
+        return plan.projected(alpha.softmax(-1))
+
+
+def units(channels: int, cells: int, side: int, batch: int = 64, rounds: int = 5, device="cpu") -> xr.DataArray:
+    """Seconds ``(unit, round)`` of the units that ``plan.units`` counts, as the engine computes them: cells in blocks, as a ranking does."""
+    data, budget = noise(side, batch, device=device), Budget(channels=channels, cells=cells, batch=batch)
+    (x, y), (xv, yv) = data.halves()
+    mixed, projected, gdas, rsps = (Run(m, NB201, data, budget, 0, None) for m in (
+        methods.stage1("darts"), _Projected(), methods.stage1("gdas"), methods.stage1("rsps")))
+    for run in (mixed, projected, gdas, rsps):
+        run.net.train()
+    w = torch.full((len(NB201.edges), len(NB201.ops)), 1 / len(NB201.ops))
+    w[0, 0] = 0
+    net, members = trained(channels, cells, data), ranking.representatives(NB201, "batch")[0]
+    block = ranking.block_size(net, x, batch)
+    archs = NB201.archs[members[len(members) // 2:][:block]]
+
+    @torch.no_grad()
+    def trial():
+        mixed.net(x, w)
+
+    works = {f"{name} {of}": step for name, run in (("mixed", mixed), ("projected", projected)) for of, step in (
+        ("weights", partial(run.weight_step, x, y, 0.0)), ("alpha", partial(run.architecture_step, xv, yv, 0.0)))}
+    works |= {"sampled weights": partial(rsps.weight_step, x, y, 0.0), "sampled alpha": partial(gdas.architecture_step, xv, yv, 0.0),
+              "trial": trial, "cell": lambda: ranking.accuracy(net, archs, x, y, batch=batch)}
+    seconds = paired(works, rounds, device).rename(side="unit")
+    return seconds.where(seconds.unit != "cell", seconds / block)
+
+
 def precisions(data: Data, channels: int, cells: int, steps: int, sample: int, images: int, rule="batch",
                seed: int = 0) -> xr.Dataset:
     """``score`` and ``loss (precision, arch)`` of ``sample`` different networks at random, under weights that ``rsps`` has
@@ -252,6 +287,7 @@ def trained(channels, cells, data) -> Supernet:
     return net
 
 
-def _wait(device) -> None:
+def wait(device) -> None:
+    """Until everything that was started on the ``device`` has ended."""
     if torch.device(device).type != "cpu":
         torch.accelerator.synchronize(device)

@@ -81,24 +81,35 @@ def counted(net: Supernet, images: int, w, backward: bool, weights: bool = True,
 def units(channels: int, cells: int, batch: int, side: int = 32) -> dict[str, np.ndarray]:
     """What a unit of each kind of work costs on a batch of images of a ``side``: ``[flops, bytes, kernels]``.
 
-    A step of the weights or of alpha with all operations mixed, or with one sampled per edge; a forward pass of the mixture
-    (``trial``) and of an architecture (``cell``). Architectures: the mean over those with one operation on all edges, which
-    holds every operation of every edge once, as a uniform law does on average.
+    A step of the weights or of alpha with all operations mixed, with one left on half of the edges (``projected``), or with
+    one sampled per edge; a forward pass of the mixture (``trial``) and of an architecture (``cell``). Architectures: the mean
+    over those with one operation on all edges, which holds every operation of every edge once, as a uniform law does on average.
     """
     with torch.device("meta"):
         net = Supernet(NB201, channels, cells)
     mixture = torch.full((len(NB201.edges), len(NB201.ops)), 1 / len(NB201.ops))
 
-    def mean(backward):
-        return np.mean([counted(net, batch, torch.full(mixture.shape[:1], o), backward, side=side) for o in range(len(NB201.ops))], 0)
+    def mean(backward, weights=True):
+        archs = [torch.full(mixture.shape[:1], o) for o in range(len(NB201.ops))]
+        return np.mean([counted(net, batch, arch, backward, weights, side) for arch in archs], 0)
 
-    return {"weights": counted(net, batch, mixture, True, side=side), "alpha": counted(net, batch, mixture, True, weights=False, side=side),
-            "sampled": mean(True), "trial": counted(net, batch, mixture, False, side=side), "cell": mean(False)}
+    mixed = {name: {"weights": counted(net, batch, w, True, True, side), "alpha": counted(net, batch, w, True, False, side)}
+             for name, w in (("mixed", mixture), ("projected", projected(mixture)))}
+    return {f"{name} {of}": cost for name, both in mixed.items() for of, cost in both.items()} | {
+        "sampled weights": mean(True), "sampled alpha": mean(True, False), "trial": counted(net, batch, mixture, False, side=side),
+        "cell": mean(False)}
+
+
+def projected(w: torch.Tensor) -> torch.Tensor:
+    """Mixing weights ``w [edge, op]`` with one operation left on the first half of the edges, as in the middle of ``perturb``."""
+    half = len(w) // 2
+    chosen = F.one_hot(torch.full((half,), NB201.ops.index("nor_conv_3x3")), w.shape[1]).to(w)
+    return torch.cat([chosen, w[half:]])
 
 
 def work(campaign: dict) -> pd.DataFrame:
     """The work of a ``campaign`` (its YAML file): a row per data set, method and kind, with the ``count`` of its units for one
-    seed, and what one of them costs: ``flops``, ``bytes``, ``kernels``.
+    seed, its name in ``units``, the ``side`` of its images and what one of them costs: ``flops``, ``bytes``, ``kernels``.
 
     ``perturb`` tries all operations of all edges on the whole validation half. Synflow, jacob_cov and prune are left out: a batch
     or two each per candidate, where ``valid`` has hundreds. Equal networks are ranked once. On smaller images flops and bytes are fewer as the area is.
@@ -115,14 +126,16 @@ def work(campaign: dict) -> pd.DataFrame:
             method = stage1(name)
             steps = method.trains * campaign.get("own", {}).get(name, {}).get("epochs", p["epochs"]) * batches
             ranked = 0 if name in campaign["unscored"] else distinct * campaign["ranking"]["images"] / p["batch"]
-            kinds = (("train: sampled steps", "sampled", steps * (1 + method.learns)),) if name in SAMPLED else (
-                ("train: mixed steps of weights", "weights", steps), ("train: mixed steps of alpha", "alpha", steps * method.learns))
+            way = "sampled" if name in SAMPLED else "mixed"
+            kinds = ((f"train: {way} steps of weights", f"{way} weights", steps),
+                     (f"train: {way} steps of alpha", f"{way} alpha", steps * method.learns))
             kinds += (("rank the space", "cell", ranked),
                       ("select: valid", "cell", campaign["candidates"] * (images + ranking.CALIBRATION) / p["batch"]),
                       ("select: perturb, trials", "trial", len(NB201.edges) * len(NB201.ops) * batches),
-                      ("select: perturb, tuning of weights", "weights", tuning), ("select: perturb, tuning of alpha", "alpha", tuning))
-            rows += [[data, name, kind, round(count), *costs[unit] * area] for kind, unit, count in kinds]
-    return pd.DataFrame(rows, columns=["data", "stage1", "work", "count", "flops", "bytes", "kernels"])
+                      ("select: perturb, tuning of weights", "projected weights", tuning),
+                      ("select: perturb, tuning of alpha", "projected alpha", tuning))
+            rows += [[data, name, kind, round(count), unit, side, *costs[unit] * area] for kind, unit, count in kinds if count]
+    return pd.DataFrame(rows, columns=["data", "stage1", "work", "count", "unit", "side", "flops", "bytes", "kernels"])
 
 
 def makespan(hours, devices: int) -> float:

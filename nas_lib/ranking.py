@@ -139,7 +139,8 @@ def _features(net: Supernet, archs: np.ndarray, images: Tensor, layers: Layers) 
         momentum = 0 if layers.rule in ("stored", "running") else 1 / layers.passes
         features, layers.rest = compiled_ranking.features(net, archs, images, momentum, layers.rest)
         return features, None
-    if net.stem[0].out_channels * images.shape[-2] * images.shape[-1] > LARGE:      # one architecture after another
+    large = net.stem[0].out_channels * images.shape[-2] * images.shape[-1] > LARGE
+    if large and images.device.type == "cpu":          # one architecture after another, so that maps stay in the cache
         layers.rest = layers.rest or [{} for _ in archs]
         return pieces.features(net, archs, images, layers.rule, layers.passes, layers.rest), None
     owner = np.zeros(len(archs), dtype=np.int64) if images.ndim == 4 else np.arange(len(archs))

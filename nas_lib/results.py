@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib
 import importlib.metadata
 import io
 import json
@@ -198,6 +199,7 @@ def provenance(started: float, device) -> dict:
         "nas_lib": _version("nas-lib"), "commit": _commit(), "python": platform.python_version(),
         **{name: _version(name) for name in ("torch", "numpy", "xarray")},
         "platform": platform.platform(), "cpu": _cpu(), "device": str(device),
+        "gpu": importlib.import_module("torch.cuda").get_device_name(device) if str(device).startswith("cuda") else None,
         "start": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 1),
     }

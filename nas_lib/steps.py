@@ -75,7 +75,7 @@ class Run:
         total, seen = torch.zeros(2, device=self.data.device), []         # loss, correct answers; the loss of each step
         for rows in torch.randperm(len(y), generator=self.choices).to(y.device).split(self.budget.batch):
             if self.learns:
-                shown = torch.randperm(len(yv), generator=self.choices)[:self.budget.batch].to(y.device)
+                shown = torch.randperm(len(yv), generator=self.choices)[:self.budget.batch].to(y.device, non_blocking=True)
                 self.architecture_step(xv[shown], yv[shown], at, (x[rows], y[rows]))
             loss, right = self.weight_step(x[rows], y[rows], at)
             total += torch.stack([loss * len(rows), right])

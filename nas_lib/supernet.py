@@ -7,11 +7,13 @@ at 2C, reduction, ``cells`` at 4C, batch norm, ReLU, global average pool, linear
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_lib import graphed
 from nas_lib.networks import PairSupernet, grow, growth, published_names
 from nas_lib.ops import Reduction, ReLUConvBN, Zero, candidate, follow, shuffle, stem
 from nas_lib.spaces import NB201, SPACES, Space
@@ -93,7 +95,7 @@ class Supernet(nn.Module):
         self.auxiliary = False          # an auxiliary skip is one of the operations here
         self.fuse = True                # mix operations together where that is the same: see Cell
         self.layout = torch.channels_last       # of all feature maps
-        self.compiled = True            # and where ``compiled.applies``, the whole at once; no second derivative
+        self.compiled = True            # and where ``compiled`` or ``graphed`` applies, the whole at once; no second derivative
         self.stem = stem(in_channels, channels)
         self.cells = nn.ModuleList()
         for stage in range(3):
@@ -119,30 +121,36 @@ class Supernet(nn.Module):
         """
         shape, passing = (len(self.space.edges), len(self.space.ops)), None
         if self.partial > 1 and w.is_floating_point() and w.shape == (shape[0], shape[1] + 1):
-            w, passing = w[:, :-1], w[:, -1].to(x.device)
+            w, passing = w[:, :-1], w[:, -1].to(x.device, non_blocking=True)
         if w.is_floating_point() and w.shape == shape:
-            active = (w.detach() != 0).tolist()     # before w moves: a GPU is not waited for
-            w = w.to(x.device)
-            terms = [_Mixture(w[e], active[e]) for e in range(shape[0])]
-        elif not w.is_floating_point() and w.shape == shape[:1]:
-            terms = [_One(o) for o in w.tolist()]
-        else:
+            on = w.detach() != 0                    # before w moves: a GPU is not waited for
+            idle = [None] * shape[0]
+            if w.requires_grad and not on.all():
+                idle = (w * ~on).sum(1).to(x.device, non_blocking=True).unbind()
+            w = w.to(x.device, non_blocking=True)
+        elif w.is_floating_point() or w.shape != shape[:1]:
             raise ValueError(f"w must be floating {shape} or integer {shape[:1]}, "
                              f"got {w.dtype} {tuple(w.shape)}")
-        if self.partial > 1:
-            terms = [_Part(t, self.partial, None if passing is None else passing[e]) for e, t in enumerate(terms)]
         if self.training and (fast := self.engine(x, w)):
             return self.classifier(fast.features(self, x, w))
-        together = self.training and self.fuse and self.partial == 1 and w.is_floating_point() and all(map(all, active))
-        statistics: list = []
+        if self.training and self.fuse and self.partial == 1 and w.is_floating_point() and on.all():
+            return self.classifier(self._mixed(x, w))
+        if w.is_floating_point():
+            terms = [_Mixture(row.unbind(), *of) for row, *of in zip(w.unbind(), on.tolist(), idle, strict=True)]
+        else:
+            terms = [_One(o) for o in w.tolist()]
+        if self.partial > 1:
+            terms = [_Part(t, self.partial, None if passing is None else passing[e]) for e, t in enumerate(terms)]
         x = self.stem(x.contiguous(memory_format=self.layout))
         for cell in self.cells:
-            if not isinstance(cell, Cell):
-                x = cell(x)
-            else:
-                x = cell.forward_mixed(x, w, statistics) if together else cell(x, terms)
-        _follow(statistics)
+            x = cell(x, terms) if isinstance(cell, Cell) else cell(x)
         return self.classifier(self.lastact(x).mean((2, 3)))
+
+    def _mixed(self, x: Tensor, w: Tensor) -> Tensor:
+        """Last features ``[B, 4C]`` in train mode where all operations are mixed: see ``Cell.forward_mixed``."""
+        parts = (self.stem, self.cells, self.lastact)
+        work = partial(mixture, *parts, self.layout)
+        return graphed.features(self, parts, work, x, w) if self.compiled else work(x, w)
 
     def engine(self, x: Tensor, w: Tensor | None = None):
         """The module ``compiled`` where it is to be used on images ``x [..., C, H, W]`` under ``w``, else None."""
@@ -160,6 +168,16 @@ class Supernet(nn.Module):
             if isinstance(cell, Cell):
                 grow(cell, times)
         self.partial = partial
+
+
+def mixture(stem: nn.Module, cells: nn.ModuleList, tail: nn.Module, layout: torch.memory_format, x: Tensor, w: Tensor) -> Tensor:
+    """Last features ``[B, 4C]`` of images ``x`` under mixing weights ``w [edge, op]``, on one device."""
+    statistics: list = []
+    x = stem(x.contiguous(memory_format=layout))
+    for cell in cells:
+        x = cell.forward_mixed(x, w, statistics) if isinstance(cell, Cell) else cell(x)
+    _follow(statistics)
+    return tail(x).mean((2, 3))
 
 
 def _follow(statistics: list) -> None:
@@ -184,17 +202,15 @@ class _One:
 
 
 class _Mixture:
-    """An edge that carries the sum of its active operations, weighted by ``w [op]``."""
+    """An edge that carries the sum of its active operations, weighted by ``w [op]``; ``idle`` sums the weights of the others."""
 
-    def __init__(self, w, active):
-        self.w, self.active = w, active
+    def __init__(self, w, active, idle):
+        self.w, self.active, self.idle = w, active, idle
 
     def __call__(self, ops, x):
         on = [o for o, a in enumerate(self.active) if a]
         total = sum(self.w[o] * ops[o](x) for o in on) if on else x * 0
-        if len(on) < len(self.active) and self.w.requires_grad:
-            total = total + sum(self.w[o] for o, a in enumerate(self.active) if not a)
-        return total
+        return total if self.idle is None else total + self.idle
 
 
 class _Part:

@@ -101,6 +101,26 @@ def test_a_process_that_has_used_cuda_claims_the_device_it_is_on(two, start, mon
     assert start().device() == "1" and start().waits()
 
 
+def test_runs_share_devices_where_asked_to_and_spread_first(two, start, monkeypatch):
+    monkeypatch.setenv("NAS_RUNS_PER_GPU", "2")
+    runs = [start() for _ in range(2)]
+    assert sorted(r.device() for r in runs) == ["0", "1"]
+    more = [start() for _ in range(2)]
+    places = [r.device() for r in more]
+    assert sorted(places) == ["0", "1"]
+    last = start()
+    assert last.waits()
+    more[0].end()
+    assert last.device() == places[0]
+
+
+@pytest.mark.parametrize("share", ["0", "-1", "two", "", "1.5"])
+def test_no_number_of_runs(two, share, monkeypatch):
+    monkeypatch.setenv("NAS_RUNS_PER_GPU", share)
+    with pytest.raises(ValueError, match="number of runs that share a device"):
+        devices.claim()
+
+
 def test_a_process_claims_once(two, start):
     mine = devices.claim()
     assert devices.claim() is mine and os.environ.pop("CUDA_VISIBLE_DEVICES") == "0"

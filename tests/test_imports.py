@@ -14,7 +14,7 @@ FILES = sorted(f for f in ROOT.rglob("*.py") if "__pycache__" not in f.parts)
 LEVELS = {
     0: "nas_lib spaces embedded benchmark official official_table guarded opcodes metrics intervals results published pairs claims sampling protocol parameters images pictures pickled",
     1: "marks drawing figures cost_figures paper_figures notes tables charts takeaway bookext explorer explorer_data data ops augment devices",
-    2: "fused supernet networks checkpoint jit smallnets kernels tiles convolution program compiled compiled_ranking scores",
+    2: "fused graphed supernet networks checkpoint jit smallnets kernels tiles convolution program compiled compiled_ranking scores",
     3: "training sweep steps unrolled layers pieces ranking proxies standalone selection final",
     4: "stage1 stage2 methods",
     5: "evaluate experiments performance growth plan audit method_pages completeness outcomes verify",

@@ -48,7 +48,9 @@ def test_memory_is_that_of_the_work_alone():
 def test_processes_rank_side_by_side():
     found = growth.processes((1, 2), rounds=2, base={"channels": 2, "side": 6, "images": 16})
     assert found.dims == ("processes", "round") and found.shape == (2, 2) and (found > 0).all()
-    assert growth._rate([(1.0, 3.0), (1.5, 5.0)]) == 2 * growth.REPEATS * growth.NEIGHBOURS / 4
+    assert growth._rate([(1.0, 3.0), (1.5, 5.0)], 8) == 2 * growth.REPEATS * 8 / 4
+    steps = growth.processes((1,), rounds=1, base={"channels": 2, "side": 6, "batch": 4}, work="step of rsps")
+    assert steps.shape == (1, 1) and (steps > 0).all()
 
 
 def test_networks_from_scratch_are_timed_three_ways():
