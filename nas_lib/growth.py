@@ -63,16 +63,16 @@ def job(work: str, side: str, size: dict, device="cpu") -> Callable[[], object]:
     return lambda: ranking.one_by_one(net, archs, xv, yv, "batch", 256, None)
 
 
-def augmentation(shapes, batch: int = 64, rounds: int = 20) -> xr.Dataset:
+def augmentation(shapes, batch: int = 64, rounds: int = 20, device="cpu") -> xr.Dataset:
     """Seconds of cropping, flipping and normalising a batch, and of a step that takes two such batches or one: ``seconds
     (shape, work)``, medians; shapes (channels, cells, side)."""
     rows = []
     for channels, cells, side in shapes:
-        x = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        augment = Augment(torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.25), pad=side // 8, flip=True, cutout=0)
-        generator = torch.Generator().manual_seed(0)
-        timed = performance.paired({"a batch of images": partial(augment, x, generator)}, rounds).median("round")
-        steps = [performance.training_step(m, channels, cells, side, batch, 5).sel(side=["ours"]).median("round").drop_attrs()
+        x = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
+        mean, std = (torch.full((3, 1, 1), v, device=device) for v in (0.5, 0.25))
+        augment, generator = Augment(mean, std, pad=side // 8, flip=True, cutout=0), torch.Generator(device).manual_seed(0)
+        timed = performance.paired({"a batch of images": partial(augment, x, generator)}, rounds, device).median("round")
+        steps = [performance.training_step(m, channels, cells, side, batch, 5, device).sel(side=["ours"]).median("round").drop_attrs()
                  for m in ("darts", "rsps")]
         names = ["a batch of images", "step of darts", "step of rsps"]
         rows.append(xr.concat([timed.rename(side="work"), *(s.rename(side="work") for s in steps)], "work").assign_coords(work=names))
