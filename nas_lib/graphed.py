@@ -2,7 +2,8 @@
 
 A pass through a supernet is a thousand short kernels and more, and to start them one by one takes longer than they do. The
 graphs are recorded at the first pass with such tensors, after three that warm up, and replayed from then on.
-The plain twin is ``net(x, w)`` with ``net.compiled = False``.
+A mixture of which a pass is still to go back, or that is not to be differentiated, is computed kernel by kernel, as it is with
+``net.compiled = False``: the plain twin.
 """
 
 from __future__ import annotations
@@ -16,26 +17,23 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
+DEVICE = "cuda"
 WARM = 3        # passes before recording, in which libraries choose their algorithms and take memory
 
 
 def features(net: nn.Module, parts: Sequence[nn.Module], work: Callable[[Tensor, Tensor], Tensor], x: Tensor, w: Tensor) -> Tensor:
-    """``work(x, w)``, which uses the ``parts`` of ``net``: by graphs where it is to be differentiated, on a CUDA device.
-
-    A pass whose way back is still to be gone keeps its graphs: another one before that has graphs of its own.
-    """
-    if not (x.is_cuda and torch.is_grad_enabled()) or x.requires_grad or torch.is_autocast_enabled("cuda"):
+    """``work(x, w)``, which uses the ``parts`` of ``net``: by graphs where it is to be differentiated once, on a CUDA device."""
+    if x.device.type != DEVICE or x.requires_grad or not torch.is_grad_enabled() or torch.is_autocast_enabled(DEVICE):
         return work(x, w)
     kept = _recorded.get(net)
     if kept is None or kept.moved():
         kept = _recorded[net] = _Recorded(parts)
     key = (x.shape, w.requires_grad, *(t.requires_grad for t in kept.weights))
-    if not any(key[1:]):
+    graphs = kept.graphs.get(key)
+    if not any(key[1:]) or any(g.taken() for g in (kept.graphs.values() if graphs is None else [graphs])):
         return work(x, w)
-    graphs = next((g for g in kept.graphs if g.key == key and g.taken() is None), None)
     if graphs is None:
-        graphs = _Graphs(key, work, x, w, kept)
-        kept.graphs.append(graphs)
+        graphs = kept.graphs[key] = _Graphs(work, x, w, kept)
     return _Replay.apply(graphs, x, w, *kept.weights)
 
 
@@ -47,7 +45,7 @@ class _Recorded:
         self.names, self.weights = zip(*self.parts.named_parameters(), strict=True)
         self.buffers = list(self.parts.buffers())
         self.places = [t.data_ptr() for t in self.weights]
-        self.graphs: list[_Graphs] = []
+        self.graphs: dict[tuple, _Graphs] = {}
 
     def moved(self) -> bool:
         return self.places != [t.data_ptr() for t in self.weights]
@@ -74,8 +72,8 @@ class _Pass:
 class _Graphs:
     """Both graphs for tensors of one shape, and the memory through which they take and give."""
 
-    def __init__(self, key: tuple, work, x: Tensor, w: Tensor, kept: _Recorded):
-        self.key, self.taken = key, lambda: None
+    def __init__(self, work, x: Tensor, w: Tensor, kept: _Recorded):
+        self.taken = lambda: None
         self.x, self.w = x.detach().clone(), w.detach().clone().requires_grad_(w.requires_grad)
         # Other tensors in the same memory: gradients of the weights themselves may be on their way elsewhere, on a stream
         # that must not be waited for here.

@@ -3,18 +3,15 @@
 ``test_elsewhere`` shows the same on a pretended device, without the kernels of a real one.
 """
 
-import copy
 import dataclasses
-import gc
 import itertools
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 import tiny
-from nas_lib import graphed, methods, performance, proxies, ranking, sweep
+from nas_lib import methods, performance, proxies, ranking, sweep
 from nas_lib.augment import Augment, cut, cutout
 from nas_lib.checkpoint import load
 from nas_lib.final import Recipe, cells_of, train_final
@@ -158,70 +155,6 @@ def test_final_training():
         return train_final(cells_of(S1, "dartsm_pt"), data, recipe, 0, progress=False).train_loss
 
     assert np.isfinite(trained("cuda")).all()
-
-
-def losses(net, x, y, w, weights):
-    """Loss, its gradients by the mixing weights and by the ``weights``, and what batch norms have stored after it."""
-    w = w.clone().requires_grad_(not weights)
-    for p in net.parameters():
-        p.requires_grad_(weights)
-    loss = F.cross_entropy(net(x, w), y)
-    found = torch.autograd.grad(loss, list(net.parameters()) if weights else [w])
-    return [t.detach().clone() for t in (loss, *found, *net.buffers())]
-
-
-def test_recorded_passes_give_what_plain_ones_give():
-    (x, y), (xv, yv) = images("cuda").halves()
-    net = on("cuda", 8).train()
-    plain = copy.deepcopy(net)
-    plain.compiled = False
-    generator = torch.Generator().manual_seed(0)
-    for shown, labels in [(x, y), (xv, yv), (x[:40], y[:40]), (xv, yv), (x, y)]:
-        w = torch.rand(6, 5, generator=generator) + 0.1
-        for weights in (True, False):
-            for a, b in zip(losses(net, shown, labels, w, weights), losses(plain, shown, labels, w, weights), strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-        with torch.no_grad():                                                   # a step
-            for p, q in zip(net.parameters(), plain.parameters(), strict=True):
-                step = torch.randn(p.shape, generator=generator).to(p.device) * 0.01
-                p += step
-                q += step
-    assert len(graphed._recorded[net].graphs) == 4 and plain not in graphed._recorded      # two sizes, two ways back
-
-
-def test_two_passes_before_the_way_back():
-    """Each has graphs of its own, gradients of weights add up, and a pass without a way back leaves its graphs to others."""
-    (x, y), (xv, yv) = images("cuda").halves()
-    net = on("cuda", 8).train()
-    plain = copy.deepcopy(net)
-    plain.compiled = False
-    w = torch.full((6, 5), 0.2)
-    found = []
-    for side in (net, plain):
-        for _ in range(2):
-            (F.cross_entropy(side(x, w), y) + F.cross_entropy(side(xv, w), yv)).backward()
-        found.append([p.grad for p in side.parameters()])
-        side(x, w)
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-    assert len(graphed._recorded[net].graphs) == 2
-    loss = F.cross_entropy(net(x, w), y)
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="net.compiled = False"):
-        loss.backward()
-
-
-def test_recorded_passes_follow_a_network_that_moves():
-    (x, y), _ = images("cuda").halves()
-    net, w = on("cuda", 8).train(), torch.full((6, 5), 0.2)
-    before = net(x, w).detach()
-    net.to("cpu")
-    net.to("cuda")
-    torch.testing.assert_close(net(x, w).detach(), before)
-    known = graphed._recorded[net]
-    del net
-    gc.collect()
-    assert known not in list(graphed._recorded.values())
 
 
 @pytest.mark.parametrize("name", ["darts", "gdas", "rsps", "snas", "dirichlet"])
