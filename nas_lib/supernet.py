@@ -33,9 +33,7 @@ class Cell(nn.Module):
     def forward(self, x: Tensor, terms) -> Tensor:
         """``terms[e](ops, input)`` gives the output of edge e: see ``Supernet.forward``."""
         nodes = [x] + [None] * (self.space.nodes - 1)
-        for e, ((target, source), ops) in enumerate(
-            zip(self.space.edges, self.edges.values(), strict=True)
-        ):
+        for e, ((target, source), ops) in enumerate(zip(self.space.edges, self.edges.values(), strict=True)):
             y = terms[e](ops, nodes[source])
             nodes[target] = y if nodes[target] is None else nodes[target] + y
         return nodes[-1]
@@ -95,7 +93,7 @@ class Supernet(nn.Module):
         self.auxiliary = False          # an auxiliary skip is one of the operations here
         self.fuse = True                # mix operations together where that is the same: see Cell
         self.layout = torch.channels_last       # of all feature maps
-        self.compiled = True            # and where ``compiled`` or ``graphed`` applies, the whole at once; no second derivative
+        self.compiled = True            # and where ``compiled`` or ``graphed`` applies, a pass at once; no second derivative
         self.stem = stem(in_channels, channels)
         self.cells = nn.ModuleList()
         for stage in range(3):
@@ -123,34 +121,24 @@ class Supernet(nn.Module):
         if self.partial > 1 and w.is_floating_point() and w.shape == (shape[0], shape[1] + 1):
             w, passing = w[:, :-1], w[:, -1].to(x.device, non_blocking=True)
         if w.is_floating_point() and w.shape == shape:
-            on = w.detach() != 0                    # before w moves: a GPU is not waited for
-            idle = [None] * shape[0]
-            if w.requires_grad and not on.all():
-                idle = (w * ~on).sum(1).to(x.device, non_blocking=True).unbind()
+            on = (w.detach() != 0).tolist()         # before w moves: a GPU is not waited for
             w = w.to(x.device, non_blocking=True)
-        elif w.is_floating_point() or w.shape != shape[:1]:
-            raise ValueError(f"w must be floating {shape} or integer {shape[:1]}, "
-                             f"got {w.dtype} {tuple(w.shape)}")
+            terms = partial(_mixtures, on)
+        elif not w.is_floating_point() and w.shape == shape[:1]:
+            on, terms = None, _samples
+        else:
+            raise ValueError(f"w must be floating {shape} or integer {shape[:1]}, got {w.dtype} {tuple(w.shape)}")
         if self.training and (fast := self.engine(x, w)):
             return self.classifier(fast.features(self, x, w))
-        if self.training and self.fuse and self.partial == 1 and w.is_floating_point() and on.all():
-            return self.classifier(self._mixed(x, w))
-        if w.is_floating_point():
-            terms = [_Mixture(row.unbind(), *of) for row, *of in zip(w.unbind(), on.tolist(), idle, strict=True)]
-        else:
-            terms = [_One(o) for o in w.tolist()]
         if self.partial > 1:
-            terms = [_Part(t, self.partial, None if passing is None else passing[e]) for e, t in enumerate(terms)]
-        x = self.stem(x.contiguous(memory_format=self.layout))
-        for cell in self.cells:
-            x = cell(x, terms) if isinstance(cell, Cell) else cell(x)
-        return self.classifier(self.lastact(x).mean((2, 3)))
-
-    def _mixed(self, x: Tensor, w: Tensor) -> Tensor:
-        """Last features ``[B, 4C]`` in train mode where all operations are mixed: see ``Cell.forward_mixed``."""
+            terms = partial(_parts, terms, self.partial, passing)
+        elif self.training and self.fuse and on and all(map(all, on)):
+            terms = None                            # mixed together: see Cell
         parts = (self.stem, self.cells, self.lastact)
-        work = partial(mixture, *parts, self.layout)
-        return graphed.features(self, parts, work, x, w) if self.compiled else work(x, w)
+        work = partial(features, *parts, self.layout, terms)
+        if self.training and self.compiled and on and self.partial == 1:
+            return self.classifier(graphed.features(self, parts, work, x, w, on))
+        return self.classifier(work(x, w))
 
     def engine(self, x: Tensor, w: Tensor | None = None):
         """The module ``compiled`` where it is to be used on images ``x [..., C, H, W]`` under ``w``, else None."""
@@ -170,12 +158,16 @@ class Supernet(nn.Module):
         self.partial = partial
 
 
-def mixture(stem: nn.Module, cells: nn.ModuleList, tail: nn.Module, layout: torch.memory_format, x: Tensor, w: Tensor) -> Tensor:
-    """Last features ``[B, 4C]`` of images ``x`` under mixing weights ``w [edge, op]``, on one device."""
+def features(stem: nn.Module, cells: nn.ModuleList, tail: nn.Module, layout: torch.memory_format, terms, x: Tensor, w: Tensor) -> Tensor:
+    """Last features ``[B, 4C]`` of images ``x``; ``terms(w)`` are the edges' of ``Cell.forward``, None: all operations mixed together."""
     statistics: list = []
+    edges = terms and terms(w)
     x = stem(x.contiguous(memory_format=layout))
     for cell in cells:
-        x = cell.forward_mixed(x, w, statistics) if isinstance(cell, Cell) else cell(x)
+        if not isinstance(cell, Cell):
+            x = cell(x)
+        else:
+            x = cell(x, edges) if edges else cell.forward_mixed(x, w, statistics)
     _follow(statistics)
     return tail(x).mean((2, 3))
 
@@ -201,16 +193,28 @@ class _One:
         return ops[self.op](x)
 
 
-class _Mixture:
-    """An edge that carries the sum of its active operations, weighted by ``w [op]``; ``idle`` sums the weights of the others."""
+def _samples(w: Tensor) -> list[_One]:
+    return [_One(o) for o in w.tolist()]
 
-    def __init__(self, w, active, idle):
-        self.w, self.active, self.idle = w, active, idle
+
+class _Mixture:
+    """An edge that carries the sum of its operations that are ``on [op]``, weighted by ``w [op]``.
+
+    What the others weigh, 0, is added where it carries a gradient: once for all cells.
+    """
+
+    def __init__(self, on, w):
+        self.on, self.w = [o for o, active in enumerate(on) if active], w.unbind()
+        off = [v for v, active in zip(self.w, on, strict=True) if not active]
+        self.idle = sum(off) if off and w.requires_grad else None
 
     def __call__(self, ops, x):
-        on = [o for o, a in enumerate(self.active) if a]
-        total = sum(self.w[o] * ops[o](x) for o in on) if on else x * 0
+        total = sum(self.w[o] * ops[o](x) for o in self.on) if self.on else x * 0
         return total if self.idle is None else total + self.idle
+
+
+def _mixtures(on: list[list[bool]], w: Tensor) -> list[_Mixture]:
+    return [_Mixture(*edge) for edge in zip(on, w.unbind(), strict=True)]
 
 
 class _Part:
@@ -227,6 +231,10 @@ class _Part:
         if self.passing is not None:
             outer = outer * self.passing
         return shuffle(torch.cat([self.term(ops, inner), outer], 1), self.k)
+
+
+def _parts(terms, k: int, passing: Tensor | None, w: Tensor) -> list[_Part]:
+    return [_Part(t, k, None if passing is None else passing[e]) for e, t in enumerate(terms(w))]
 
 
 LOGITS = ("_arch_parameters", "alpha_normal", "alpha_reduce")

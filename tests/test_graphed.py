@@ -22,6 +22,7 @@ NEAR = {"rtol": 1e-9, "atol": 1e-12}
 def device(request, monkeypatch):
     """Everything in float64, for comparison; such supernets are not compiled on a CPU."""
     torch.set_default_dtype(torch.float64)
+    monkeypatch.setattr(graphed, "TIMES", 0)
     if request.param == "pretended":
         recorder.pretend(monkeypatch)
         yield "cpu"
@@ -117,13 +118,57 @@ def test_one_way_back_only(device):
         slope.sum().backward()
 
 
-def test_what_is_not_recorded(device):
+def test_passes_that_do_not_go_back(device):
+    """As in the trials of ``perturb``: without a gradient, and without some operations."""
+    net, plain, (x, y), (xv, yv) = sides(device)
+    for missing in range(3):
+        w = torch.full((6, 5), 0.2)
+        w[missing, :missing + 1] = 0
+        for shown in (x, xv, x * 2):
+            with torch.no_grad():
+                equal([net(shown, w), *net.buffers()], [plain(shown, w), *plain.buffers()])
+    assert len(graphed._recorded[net].graphs) == 3
+
+
+@pytest.mark.parametrize("samples", [False, True])
+def test_operations_that_are_not_there(samples, device):
+    """They have no gradient, and move no statistics; the mixing weight of one has that of what it adds, 0."""
+    net, plain, (x, y), (xv, yv) = sides(device)
+    w = torch.eye(5)[[0, 1, 2, 3, 4, 3]] if samples else torch.rand(6, 5, generator=torch.Generator().manual_seed(0)).add(0.1).tril(1)
+    for shown, labels in ((x, y), (xv, yv)):
+        found = []
+        for side in (net, plain):
+            for p in side.parameters():
+                p.grad = None
+            v = w.clone().requires_grad_()
+            F.cross_entropy(side(shown, v), labels).backward()
+            found.append([v.grad, *(p.grad for p in side.parameters()), *side.buffers()])
+        assert [g is None for g in found[0]] == [g is None for g in found[1]] and any(g is None for g in found[0])
+        equal(*([g for g in side if g is not None] for side in found))
+    assert len(graphed._recorded[net].graphs) == 1
+
+
+def test_what_is_recorded_is_what_comes_again_and_again(device, monkeypatch):
+    monkeypatch.setattr(graphed, "TIMES", 3)
+    monkeypatch.setattr(graphed, "KEPT", 2)
+    net, _, (x, y), _ = sides(device)
+
+    def known(w, shown=x):
+        net(shown, w)
+        return len(graphed._recorded[net].graphs)
+
+    mixed, other = torch.full((6, 5), 0.2), torch.eye(5)[[0, 1, 2, 3, 4, 3]]
+    assert [known(w) for w in (mixed, mixed, mixed, other, mixed, mixed, mixed)] == [0] * 7
+    assert [known(w) for w in (mixed, other, mixed)] == [1] * 3
+    assert [known(mixed, x[:9]) for _ in range(4)] == [1, 1, 1, 2]
+    assert [known(other) for _ in range(4)] == [2] * 4
+    assert all(name == str((other != 0).tolist()) or kind[0] == x[:9].shape for name, kind in graphed._recorded[net].graphs)
+
+
+def test_what_is_never_recorded(device):
     net, _, (x, y), _ = sides(device)
     w = torch.full((6, 5), 0.2)
-    with torch.no_grad():
-        net(x, w)
     net(x.clone().requires_grad_(), w)
-    net(x, torch.eye(5)[[0, 1, 2, 3, 4, 3]])            # a sample
     net(x, torch.tensor([0, 1, 2, 3, 4, 3]))
     net.eval()(x, w)
     assert net not in graphed._recorded
@@ -142,6 +187,19 @@ def test_a_network_that_moves_or_ends(device):
     del net
     gc.collect()
     assert len(graphed._recorded) == number - 1
+
+
+def test_perturb(device, monkeypatch):
+    data = performance.noise(8, 40, device=device)
+    supernet = train("darts", methods.stage1("darts"), NB201, data, Budget(channels=4, cells=1, epochs=1, batch=16), 0, progress=False)
+    found = []
+    for times in (1, 10**9):
+        monkeypatch.setattr(graphed, "TIMES", times)
+        before = recorder.Graph.replays
+        choice = methods.stage2("perturb", epochs=3)(supernet, data, None, 0)
+        assert device == "cuda" or (recorder.Graph.replays > before) == (times == 1)
+        found.append((choice.arch, choice.ties))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("name, protocol", [("darts", None), ("snas", None), ("dirichlet", None), ("darts-", None), ("sdarts-rs", None),

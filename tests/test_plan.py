@@ -26,9 +26,9 @@ def test_counts_are_those_of_the_network():
 
 
 def test_the_longest_time_counts():
-    work = pd.DataFrame({"flops": [100.0, 0], "bytes": [10.0, 30], "kernels": [1, 2]})
-    seconds = plan.Machine(flops=50, bandwidth=10, share=0.5, launch=3).seconds(work)
-    assert seconds.to_numpy().tolist() == [[4, 2, 3], [0, 6, 6]]
+    work = pd.DataFrame({"unit": ["cell", "mixed alpha"], "flops": [100.0, 0], "bytes": [10.0, 30], "kernels": [1, 2]})
+    seconds = plan.Machine(flops=50, bandwidth=10, share=0.5, launch=3, recorded=2).seconds(work)
+    assert seconds.to_numpy().tolist() == [[4, 2, 3], [0, 6, 4]]
 
 
 def test_work_of_a_campaign():
