@@ -140,5 +140,6 @@ def _scale(notebook: dict) -> str:
     given = takeaway.parameters(notebook)
     campaign, dataset = given.get("campaign", ""), given.get("dataset", "")
     found = next(iter(kept(campaign, f"summary-{dataset}.nc")), None) if campaign and dataset else None
-    seeds = f", {read(found).sizes['seed']} seeds" if isinstance(found, Path) else ""
+    count = read(found).sizes["seed"] if isinstance(found, Path) else 0
+    seeds = f", {count} seed{'s' * (count != 1)}" if count else ""
     return f"{campaign}: {dataset}{seeds}" if campaign else dataset

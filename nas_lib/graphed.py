@@ -33,6 +33,11 @@ def features(net: nn.Module, parts: Sequence[nn.Module], work: Callable[[Tensor,
     return work(x, w) if graphs is None else _Replay.apply(graphs, x, w, *kept.weights)
 
 
+def forget(net: nn.Module) -> None:
+    """Give the memory of a network's graphs back."""
+    _recorded.pop(net, None)
+
+
 class _Recorded:
     """The graphs of a network, and what they read and write where it lies."""
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from nas_lib import graphed
 from nas_lib.checkpoint import Checkpoint, write
 from nas_lib.data import Data
 from nas_lib.networks import PairSupernet
@@ -217,6 +218,7 @@ def train(name: str, method: Stage1, space: SearchSpace, data: Data, budget: Bud
         bar.update()
         kept.keep(run.state(), run.epoch == epochs)
     bar.close()
+    graphed.forget(run.net)
     for p in run.net.parameters():
         p.grad = None
     alpha = None if run.alpha is None else run.alpha.detach().cpu()
