@@ -27,8 +27,9 @@ NEAR = {"rtol": 1e-6, "atol": 1e-8}
 
 
 @pytest.fixture(autouse=True)
-def double_precision():
+def double_precision(monkeypatch):
     """Everything in float64: on such small maps a training step multiplies what float32 rounds away by a thousand."""
+    monkeypatch.setattr(graphed, "TIMES", 0)            # what can be recorded is
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -158,8 +159,7 @@ def test_final_training():
 
 
 @pytest.mark.parametrize("name", ["darts", "gdas", "rsps", "snas", "dirichlet"])
-def test_a_weight_step_waits_for_nothing(name, single_precision, monkeypatch):
-    monkeypatch.setattr(graphed, "TIMES", 0)            # so that the second step is recorded, if it can be
+def test_a_weight_step_waits_for_nothing(name, single_precision):
     data = augmented("cuda")
     run = Run(methods.stage1(name), NB201, data, BUDGET, 0, None)
     (x, y), _ = data.halves()
