@@ -213,7 +213,7 @@ class _Projected(Stage1):
 
 
 def units(channels: int, cells: int, side: int, batch: int = 64, rounds: int = 5, device="cpu") -> xr.DataArray:
-    """Seconds ``(unit, round)`` of the units that ``plan.units`` counts, as the engine computes them: cells in blocks, as a ranking does."""
+    """Seconds ``(unit, round)`` of the units that ``plan.units`` counts, as the engine computes them."""
     data, budget = noise(side, batch, device=device), Budget(channels=channels, cells=cells, batch=batch)
     (x, y), (xv, yv) = data.halves()
     mixed, projected, gdas, rsps = (Run(m, NB201, data, budget, 0, None) for m in (
@@ -222,9 +222,8 @@ def units(channels: int, cells: int, side: int, batch: int = 64, rounds: int = 5
         run.net.train()
     w = torch.full((len(NB201.edges), len(NB201.ops)), 1 / len(NB201.ops))
     w[0, 0] = 0
-    net, members = trained(channels, cells, data), ranking.representatives(NB201, "batch")[0]
-    block = ranking.block_size(net, x, batch)
-    archs = NB201.archs[members[len(members) // 2:][:block]]
+    net = trained(channels, cells, data)
+    blocks = plan.blocks(net, batch, side)
 
     @torch.no_grad()
     def trial():
@@ -233,9 +232,9 @@ def units(channels: int, cells: int, side: int, batch: int = 64, rounds: int = 5
     works = {f"{name} {of}": step for name, run in (("mixed", mixed), ("projected", projected)) for of, step in (
         ("weights", partial(run.weight_step, x, y, 0.0)), ("alpha", partial(run.architecture_step, xv, yv, 0.0)))}
     works |= {"sampled weights": partial(rsps.weight_step, x, y, 0.0), "sampled alpha": partial(gdas.architecture_step, xv, yv, 0.0),
-              "trial": trial, "cell": lambda: ranking.accuracy(net, archs, x, y, batch=batch)}
+              "trial": trial, **{name: partial(ranking.accuracy, net, archs, x, y, batch=batch) for name, archs in blocks.items()}}
     seconds = paired(works, rounds, device).rename(side="unit")
-    return seconds.where(seconds.unit != "cell", seconds / block)
+    return seconds / [len(blocks.get(name, "1")) for name in works]
 
 
 def precisions(data: Data, channels: int, cells: int, steps: int, sample: int, images: int, rule="batch",

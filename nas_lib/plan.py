@@ -85,22 +85,39 @@ def units(channels: int, cells: int, batch: int, side: int = 32) -> dict[str, np
     """What a unit of each kind of work costs on a batch of images of a ``side``: ``[flops, bytes, kernels]``.
 
     A step of the weights or of alpha with all operations mixed, with one left on half of the edges (``projected``), or with
-    one sampled per edge; a forward pass of the mixture (``trial``) and of an architecture (``cell``). Architectures: the mean
-    over those with one operation on all edges, which holds every operation of every edge once, as a uniform law does on average.
+    one sampled per edge, where the mean over samples of one operation holds every operation of every edge once, as a uniform
+    law does on average; a forward pass of the mixture (``trial``), and of one architecture of a block, neighbours (``ranked``)
+    or at random (``scored``).
     """
     with torch.device("meta"):
         net = Supernet(NB201, channels, cells)
     mixture = torch.full((len(NB201.edges), len(NB201.ops)), 1 / len(NB201.ops))
 
-    def mean(backward, weights=True):
+    def sampled(weights):
         archs = [torch.full(mixture.shape[:1], o) for o in range(len(NB201.ops))]
-        return np.mean([counted(net, batch, arch, backward, weights, side) for arch in archs], 0)
+        return np.mean([counted(net, batch, arch, True, weights, side) for arch in archs], 0)
 
     mixed = {name: {"weights": counted(net, batch, w, True, True, side), "alpha": counted(net, batch, w, True, False, side)}
              for name, w in (("mixed", mixture), ("projected", projected(mixture)))}
     return {f"{name} {of}": cost for name, both in mixed.items() for of, cost in both.items()} | {
-        "sampled weights": mean(True), "sampled alpha": mean(True, False), "trial": counted(net, batch, mixture, False, side=side),
-        "cell": mean(False)}
+        "sampled weights": sampled(True), "sampled alpha": sampled(False), "trial": counted(net, batch, mixture, False, side=side)} | {
+        name: together(net, archs, batch, side) for name, archs in blocks(net, batch, side).items()}
+
+
+def blocks(net: Supernet, batch: int, side: int) -> dict[str, np.ndarray]:
+    """Architectures ``[arch, edge]`` that are evaluated together: neighbours of the ranking, and as a uniform law draws them."""
+    members = ranking.representatives(NB201, "batch")[0]
+    size = ranking.block_size(net, torch.empty(batch, 3, side, side, device="meta"), batch)
+    drawn = np.random.default_rng(0).integers(len(NB201), size=size)
+    return {"ranked": NB201.archs[members[len(members) // 2:][:size]], "scored": NB201.archs[drawn]}
+
+
+def together(net: Supernet, archs: np.ndarray, images: int, side: int = 32) -> np.ndarray:
+    """``[flops, bytes, kernels]`` for each of ``archs [arch, edge]`` where all see a batch of ``images`` together."""
+    x = torch.empty(images, 3, side, side, device="meta")
+    with FlopCounterMode(display=False) as flops, _Traffic() as traffic:
+        ranking.logits(net.train(), archs, x, ranking.Layers("batch"))
+    return np.array([flops.get_total_flops(), traffic.bytes, traffic.kernels]) / len(archs)
 
 
 def projected(w: torch.Tensor) -> torch.Tensor:
@@ -132,8 +149,8 @@ def work(campaign: dict) -> pd.DataFrame:
             way = "sampled" if name in SAMPLED else "mixed"
             kinds = ((f"train: {way} steps of weights", f"{way} weights", steps),
                      (f"train: {way} steps of alpha", f"{way} alpha", steps * method.learns))
-            kinds += (("rank the space", "cell", ranked),
-                      ("select: valid", "cell", campaign["candidates"] * (images + ranking.CALIBRATION) / p["batch"]),
+            kinds += (("rank the space", "ranked", ranked),
+                      ("select: valid", "scored", campaign["candidates"] * (images + ranking.CALIBRATION) / p["batch"]),
                       ("select: perturb, trials", "trial", len(NB201.edges) * len(NB201.ops) * batches),
                       ("select: perturb, tuning of weights", "projected weights", tuning),
                       ("select: perturb, tuning of alpha", "projected alpha", tuning))

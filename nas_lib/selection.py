@@ -6,15 +6,18 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from nas_lib.data import Data
 from nas_lib.proxies import Scorer
-from nas_lib.ranking import CALIBRATION, accuracy
-from nas_lib.scores import ConstantScore, RankingError
+from nas_lib.ranking import CALIBRATION, accuracy, block_size
+from nas_lib.scores import ConstantScore, RankingError, fitting
 from nas_lib.training import Trained
+
+BATCH = 256     # images of an evaluation
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,14 @@ def valid_accuracy(trained: Trained, archs: np.ndarray, data: Data, matrices: di
 
     Every architecture sees the same fixed images; its batch-norm statistics are re-estimated for it on 20 batches of
     the training half, or follow another rule of the protocol (``valid_bn``). ``matrices`` and
-    ``precision`` as in ``ranking.accuracy``.
+    ``precision`` as in ``ranking.accuracy``. As many are evaluated together as in a ranking, and as memory allows.
     """
     x, y = data.fixed("valid half")
     rule = trained.protocol.valid_bn
     calibration = data.fixed("train half", first=CALIBRATION)[0] if rule == "recalibrate" else None
-    return accuracy(trained.supernet, archs, x, y, rule, calibration=calibration, matrices=matrices, precision=precision)[0]
+    evaluate = partial(accuracy, trained.supernet, images=x, labels=y, bn=rule, batch=BATCH, calibration=calibration,
+                       matrices=matrices, precision=precision)
+    return fitting(evaluate, np.atleast_2d(archs), block_size(trained.supernet, x, BATCH))[0][0]
 
 
 def measure(trained: Trained, archs: np.ndarray, data: Data, seed: int, names: Iterable[str],

@@ -25,8 +25,19 @@ def test_counts_are_those_of_the_network():
     assert half[0] == pytest.approx(flops / 4, rel=1e-3) and half[1] == pytest.approx(touched / 4, rel=0.05)
 
 
+def test_together_less_is_computed():
+    with torch.device("meta"):
+        net = Supernet(NB201, 4, 1)
+    alike = NB201.archs[[5, 5, 5, 5]].astype(np.int64)
+    once, often = plan.together(net, alike[:1], 2), plan.together(net, alike, 2)
+    assert once[0] > 3 * often[0] and once[2] == pytest.approx(4 * often[2], rel=0.2)
+    found = plan.blocks(net, 64, 32)
+    assert found["ranked"].shape == found["scored"].shape == (128, 6)
+    assert plan.together(net, found["ranked"], 2)[0] < plan.counted(net, 2, torch.full((6,), 3), False)[0]
+
+
 def test_the_longest_time_counts():
-    work = pd.DataFrame({"unit": ["cell", "mixed alpha"], "flops": [100.0, 0], "bytes": [10.0, 30], "kernels": [1, 2]})
+    work = pd.DataFrame({"unit": ["ranked", "mixed alpha"], "flops": [100.0, 0], "bytes": [10.0, 30], "kernels": [1, 2]})
     seconds = plan.Machine(flops=50, bandwidth=10, share=0.5, launch=3, recorded=2).seconds(work)
     assert seconds.to_numpy().tolist() == [[4, 2, 3], [0, 6, 4]]
 

@@ -151,8 +151,12 @@ def test_every_candidate_has_a_batch_of_its_own_if_the_protocol_says_so(net):
     assert (found["grad_norm"] != other["grad_norm"]).all()
 
 
+@pytest.mark.parametrize("block", [None, 2])
 @pytest.mark.parametrize("rule", ["running", "batch", "recalibrate"])
-def test_candidates_are_validated_by_the_rule_of_the_protocol(net, rule):
+def test_candidates_are_validated_by_the_rule_of_the_protocol(net, rule, block, monkeypatch):
+    """However many are evaluated together."""
+    if block:
+        monkeypatch.setattr(selection, "block_size", lambda *_: block)
     found = selection.valid_accuracy(trained(net, valid_bn=rule), ARCHS, DATA)
     calibration = DATA.fixed("train half")[0]
     np.testing.assert_array_equal(found, accuracy(net, ARCHS, *DATA.fixed("valid half"), rule, calibration=calibration)[0])
