@@ -3,7 +3,7 @@
 import pytest
 import xarray as xr
 
-from nas_lib import cost_figures, growth, performance
+from nas_lib import cost_figures, growth, performance, plan
 
 
 def test_sides_take_turns():
@@ -31,6 +31,13 @@ def test_the_other_timings_run():
     chosen = performance.selection(2, 1, 6, candidates=2, images=8, batch=8, rounds=1)
     assert chosen.shape == (3, 3, 1) and chosen.attrs["multiplies"] > 1e4
     assert performance.attainable(2, 1, 8, batch=4, rounds=1) > 0
+
+
+def test_the_units_of_the_plan_are_timed():
+    found = growth.on_device(2, 1, sides=(8, 6), batch=8, counts=(1,), rounds=2, device="cpu")
+    assert found.seconds.dims == ("side", "unit", "round") and found.seconds.shape == (2, len(found.unit), 2)
+    assert found.unit.values.tolist() == list(plan.units(2, 1, 8, 8)) and (found.seconds > 0).all()
+    assert found.rate.shape == (3, 1, 2) and (found.rate > 0).all() and found.launch > 0
 
 
 def test_images_are_timed_beside_steps():
