@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
-DEVICE = "cuda"
-TIMES = 8       # in a row, before a pass is recorded: that takes as long as some passes
+DEVICE = "cuda"     # where there are graphs
+TIMES = 8       # in a row, before a pass is recorded, which is a pass more, and memory
 KEPT = 8        # graphs of one network, each with the memory of a pass; the oldest goes first
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from nas_lib import data, methods, performance, ranking
+from nas_lib import data, methods, performance, plan, ranking
 from nas_lib.augment import Augment
 from nas_lib.spaces import NB201
 from nas_lib.standalone import Recipe, train_from_scratch
@@ -56,8 +56,7 @@ def job(work: str, side: str, size: dict, device="cpu") -> Callable[[], object]:
         performance.shown(run.net, side).train()
         return lambda: (run.learns and run.architecture_step(xv, yv, 0.0), run.weight_step(x, y, 0.0))
     net = performance.shown(performance.trained(channels, cells, noise), side)
-    members = ranking.representatives(NB201, "batch")[0]
-    archs = NB201.archs[members[len(members) // 2:][:NEIGHBOURS]]
+    archs = plan.neighbours(NEIGHBOURS)
     if side == "ours":
         return lambda: ranking.accuracy(net, archs, xv, yv)
     return lambda: ranking.one_by_one(net, archs, xv, yv, "batch", 256, None)

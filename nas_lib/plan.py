@@ -27,6 +27,7 @@ from nas_lib.spaces import NB201
 from nas_lib.supernet import Supernet
 
 IMAGES = {"cifar10": (25_000, 32), "cifar100": (25_000, 32), "ImageNet16-120": (75_850, 16)}      # of each half, side
+RECORDED = "mixed|projected|trial"                  # units that ``graphed`` records
 SAMPLED = ("gdas", "rsps", "rsps+", "rsps2")        # one operation on every edge
 
 
@@ -39,12 +40,12 @@ class Machine:
     flops: float = 495e12       # per second, dense TF32
     bandwidth: float = 3.35e12  # bytes per second
     share: float = 0.25         # of both that is reached
-    launch: float = 5e-5        # seconds per kernel, by Python and PyTorch
-    recorded: float = 1e-6      # seconds per kernel of a recorded graph
+    launch: float = 6e-5        # seconds per kernel, by Python and PyTorch
+    recorded: float = 2e-6      # seconds per kernel of a recorded graph
 
     def seconds(self, work: pd.DataFrame) -> pd.DataFrame:
         """Seconds by each ceiling; ``work`` has unit, flops, bytes and kernels."""
-        launch = np.where(work["unit"].str.match("mixed|projected|trial"), self.recorded, self.launch)
+        launch = np.where(work["unit"].str.match(RECORDED), self.recorded, self.launch)
         return pd.DataFrame({"arithmetic": work["flops"] / (self.share * self.flops),
                              "memory": work["bytes"] / (self.share * self.bandwidth), "launches": work["kernels"] * launch})
 
@@ -106,10 +107,15 @@ def units(channels: int, cells: int, batch: int, side: int = 32) -> dict[str, np
 
 def blocks(net: Supernet, batch: int, side: int) -> dict[str, np.ndarray]:
     """Architectures ``[arch, edge]`` that are evaluated together: neighbours of the ranking, and as a uniform law draws them."""
-    members = ranking.representatives(NB201, "batch")[0]
     size = ranking.block_size(net, torch.empty(batch, 3, side, side, device="meta"), batch)
     drawn = np.random.default_rng(0).integers(len(NB201), size=size)
-    return {"ranked": NB201.archs[members[len(members) // 2:][:size]], "scored": NB201.archs[drawn]}
+    return {"ranked": neighbours(size), "scored": NB201.archs[drawn]}
+
+
+def neighbours(size: int) -> np.ndarray:
+    """So many architectures ``[arch, edge]`` that follow each other in a ranking, from its middle."""
+    members = ranking.representatives(NB201, "batch")[0]
+    return NB201.archs[members[len(members) // 2:][:size]]
 
 
 def together(net: Supernet, archs: np.ndarray, images: int, side: int = 32) -> np.ndarray:

@@ -28,6 +28,7 @@ from nas_lib.scores import asked, fitting, note, numbers, telling
 from nas_lib.supernet import Cell, Supernet
 
 CALIBRATION = 1280  # images of the training half by which "recalibrate" sets the statistics: 20 batches of 64
+BATCH = 256         # images that are evaluated at once
 MAP = 2**28         # bytes
 
 
@@ -160,7 +161,7 @@ def _features(net: Supernet, archs: np.ndarray, images: Tensor, layers: Layers) 
 
 
 @torch.no_grad()
-def accuracy(net: Supernet, archs, images: Tensor, labels: Tensor, bn="batch", batch=256,
+def accuracy(net: Supernet, archs, images: Tensor, labels: Tensor, bn="batch", batch=BATCH,
              calibration: Tensor | None = None, matrices: dict | None = None, precision="float32",
              more: dict[str, np.ndarray] | None = None):
     """Top-1 accuracy in percent and mean cross-entropy of ``archs [arch, edge]``: two ``[arch]``.
@@ -229,7 +230,7 @@ def block_size(net: Supernet, images: Tensor, batch: int) -> int:
     return int(np.clip(MAP // one, 1, 128))
 
 
-def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=256, block: int | None = None,
+def rank(net: Supernet, images: Tensor, labels: Tensor, bn="batch", batch=BATCH, block: int | None = None,
          calibration: Tensor | None = None, folder: Path | None = None, progress=True, part=0, parts=1,
          precision="float32", top=1, correct=False) -> xr.Dataset:
     """Accuracy and loss of every architecture of the space: ``score(arch)``, ``rank_loss(arch)``; if ``asked`` for, top-k

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import importlib
 import importlib.metadata
 import io
 import json
@@ -199,10 +198,13 @@ def provenance(started: float, device) -> dict:
         "nas_lib": _version("nas-lib"), "commit": _commit(), "python": platform.python_version(),
         **{name: _version(name) for name in ("torch", "numpy", "xarray")},
         "platform": platform.platform(), "cpu": _cpu(), "device": str(device),
-        "gpu": importlib.import_module("torch.cuda").get_device_name(device) if str(device).startswith("cuda") else None,
         "start": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 1),
     }
+    if str(device).startswith("cuda"):
+        import torch  # takes long, and is there already
+
+        found["gpu"] = torch.cuda.get_device_name(device)
     return {k: v for k, v in found.items() if v is not None}
 
 

@@ -13,11 +13,9 @@ import torch
 
 from nas_lib.data import Data
 from nas_lib.proxies import Scorer
-from nas_lib.ranking import CALIBRATION, accuracy, block_size
+from nas_lib.ranking import BATCH, CALIBRATION, accuracy, block_size
 from nas_lib.scores import ConstantScore, RankingError, fitting
 from nas_lib.training import Trained
-
-BATCH = 256     # images of an evaluation
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def valid_accuracy(trained: Trained, archs: np.ndarray, data: Data, matrices: di
     x, y = data.fixed("valid half")
     rule = trained.protocol.valid_bn
     calibration = data.fixed("train half", first=CALIBRATION)[0] if rule == "recalibrate" else None
-    evaluate = partial(accuracy, trained.supernet, images=x, labels=y, bn=rule, batch=BATCH, calibration=calibration,
+    evaluate = partial(accuracy, trained.supernet, images=x, labels=y, bn=rule, calibration=calibration,
                        matrices=matrices, precision=precision)
     return fitting(evaluate, np.atleast_2d(archs), block_size(trained.supernet, x, BATCH))[0][0]
 

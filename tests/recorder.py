@@ -41,9 +41,14 @@ class _Recording(TorchDispatchMode):
 
 @contextlib.contextmanager
 def recording(graph, pool=None):
-    """Stands for ``torch.cuda.graph``: nothing is done but written down, so what has been done is undone."""
+    """Stands for ``torch.cuda.graph``, under which nothing is computed: here it is, and then made NaN where it is new."""
     with _Recording(graph):
         yield
+    for _, args, kwargs, out in graph.calls:
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for t in tree_leaves(out):
+            if isinstance(t, torch.Tensor) and t.is_floating_point() and t.untyped_storage().data_ptr() not in given:
+                t.data.fill_(torch.nan)                     # by ``data``: the way back must not see a change
 
 
 class _Stream:

@@ -261,3 +261,10 @@ def test_what_runs_say_differently_is_said_by_method():
                       {"dataset": ["d"], "stage1": ["rsps", "darts", "none", "gdas"], "seed": [0]}, {"bn": "batch"})
     assert results.said(runs, "scale") == results.said(runs.squeeze(), "scale") == "short `rsps`: long"
     assert results.said(runs, "bn") == "batch" and results.said(runs, "protocol") == ""
+
+
+def test_the_origin_names_the_gpu(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU called {device}")
+    assert results.provenance(0.0, "cuda:1")["gpu"] == "a GPU called cuda:1" and "gpu" not in results.provenance(0.0, "cpu")
